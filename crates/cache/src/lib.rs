@@ -1,0 +1,1 @@
+//! Sites, plans, policies and the feature store.

@@ -1,0 +1,1 @@
+//! Pictures, metadata, terminal previews and plots.

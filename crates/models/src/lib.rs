@@ -1,0 +1,1 @@
+//! Denoisers, autoencoders and text encoders.

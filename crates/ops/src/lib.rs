@@ -1,0 +1,1 @@
+//! Fused CPU operations behind one function each.
