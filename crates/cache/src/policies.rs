@@ -1,0 +1,1 @@
+//! The caching algorithms, one file each.
