@@ -19,22 +19,27 @@
 //! its gate, so that modulation and gates always follow the current timestep.
 
 mod action;
+mod check;
 mod context;
 mod error;
 mod guard;
+mod ledger;
+mod live;
 mod plan;
 pub mod policies;
 mod policy;
 mod report;
 mod run;
 mod site;
+mod store;
 
-pub use action::{Action, Coefficients};
+pub use action::{Action, Coefficients, MAX_HISTORY};
+pub use check::{CheckOptions, Checked};
 pub use context::Context;
 pub use error::CacheError;
 pub use guard::Guard;
-pub use plan::Plan;
+pub use plan::{Plan, PlanHeader, Planned};
 pub use policy::{Ask, Evidence, History, ModelValue, Observation, Policy};
-pub use report::Report;
+pub use report::{Group, Percentiles, Report};
 pub use run::{RunHeader, Step};
 pub use site::{Branch, Part, Site};

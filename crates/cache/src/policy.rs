@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::action::MAX_HISTORY;
-use crate::{Action, CacheError, RunHeader, Site, Step};
+use crate::{Action, Branch, CacheError, RunHeader, Site, Step};
 
 /// Steps at which the remembered values of a site were computed, newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -135,13 +135,18 @@ pub trait Policy: Send {
 
     /// Runs of blocks within `blocks` that are to be asked about as one site each: disjoint and in
     /// order.
-    fn spans(&self, _blocks: Range<usize>) -> Vec<Range<usize>> {
+    fn spans(&self, _branch: Branch, _blocks: Range<usize>) -> Vec<Range<usize>> {
         Vec::new()
     }
 
     /// What is remembered for the whole model.
     fn model_value(&self) -> ModelValue {
         ModelValue::Output
+    }
+
+    /// What a plan of this run says of its maker; a replay passes on what its plan says.
+    fn provenance(&self) -> String {
+        self.name()
     }
 
     /// Bytes of tensors the policy itself holds as evidence.

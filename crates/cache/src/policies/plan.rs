@@ -1,0 +1,88 @@
+//! Replay of a plan: a run's decisions without the policy that took them.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Descriptor, spelling};
+use crate::plan::Planned;
+use crate::{Action, Ask, Branch, CacheError, ModelValue, Part, Plan, Policy, RunHeader, Site, Step};
+use super::options::OptionDoc;
+
+pub(super) const DESCRIPTOR: Descriptor = Descriptor {
+    name: "plan",
+    summary: "replay a plan file, written by --emit-plan, a router or a search",
+    options: &[OptionDoc { key: "file", default: "none", help: "the plan, *.plan.safetensors" }],
+    parse: |options| {
+        let Some(file) = options.text("file") else {
+            return Err(options.bad("file", "", "a plan file, as in plan:fox.plan.safetensors".to_string()));
+        };
+        let replay = Replay { file: file.to_string(), ..Replay::new(Plan::load(Path::new(file))?) };
+        Ok(Arc::new(move || Box::new(replay.clone())))
+    },
+};
+
+/// The policy that replays a plan. A site or step that the plan does not name computes.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    plan: Arc<Plan>,
+    /// Values to keep behind each step, for each column of the plan.
+    liveness: Arc<Vec<Vec<u8>>>,
+    file: String,
+}
+
+impl Replay {
+    /// Replays a plan.
+    pub fn new(plan: Plan) -> Self {
+        let liveness = (0..plan.sites().len()).map(|column| plan.liveness(column)).collect();
+        Self { plan: Arc::new(plan), liveness: Arc::new(liveness), file: String::new() }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+impl Policy for Replay {
+    fn name(&self) -> String {
+        // In memory a plan has no file; its hash says which it is.
+        let text = if self.file.is_empty() { self.plan.hash().chars().take(12).collect() } else { self.file.clone() };
+        spelling(DESCRIPTOR.name, &[("file", Some(text))])
+    }
+
+    fn start(&mut self, header: &RunHeader) -> Result<(), CacheError> {
+        self.plan.check_matches(header)
+    }
+
+    fn spans(&self, branch: Branch, blocks: Range<usize>) -> Vec<Range<usize>> {
+        let spans = self.plan.sites().iter().filter(|site| site.branch == branch).filter_map(|site| match site.part {
+            Part::Span { end } => Some(usize::from(site.block)..usize::from(end)),
+            _ => None,
+        });
+        spans.filter(|span| span.start >= blocks.start && span.end <= blocks.end).collect()
+    }
+
+    fn decide(&mut self, ask: &Ask<'_>) -> Action {
+        let column = self.plan.column_of(ask.site);
+        match column.map_or(Planned::Absent, |column| self.plan.at(ask.step.index, column)) {
+            Planned::Reuse => Action::Reuse,
+            Planned::Forecast(weights) => Action::Forecast(weights),
+            // A covered site that is asked after all lies in a site that the guard made compute.
+            Planned::Absent | Planned::Compute | Planned::Covered => Action::Compute,
+        }
+    }
+
+    fn history_depth(&self, site: Site, step: Step) -> usize {
+        let needed = self.plan.column_of(site).and_then(|column| self.liveness.get(column)?.get(step.index));
+        needed.copied().map_or(0, usize::from)
+    }
+
+    fn provenance(&self) -> String {
+        self.plan.header().provenance.clone()
+    }
+
+    fn model_value(&self) -> ModelValue {
+        self.plan.header().model_value
+    }
+}
