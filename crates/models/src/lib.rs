@@ -1,1 +1,23 @@
-//! Denoisers, autoencoders and text encoders.
+//! Denoisers, autoencoders and text encoders that ask the cache before they compute.
+//!
+//! One file per family. A family reads its dimensions from a [`ConfigFile`], every value checked before anything is
+//! allocated, and its tensors from [`Weights`], every shape checked against those dimensions; names of tensors are those of
+//! the diffusers folder. Forward passes are plain code: around each cacheable part stands one call to the
+//! [`refrain_cache::Context`], and everything hot is an operation of `refrain_ops`.
+
+pub mod autoencoder_kl;
+mod config;
+mod denoiser;
+mod error;
+pub mod pixart;
+mod position;
+pub mod t5;
+mod transformer;
+mod weights;
+
+pub use config::ConfigFile;
+pub use denoiser::{Conditions, Denoiser, LatentShape, SiteInfo};
+pub use error::ModelError;
+pub use position::GridPositions;
+pub use transformer::FeedForwardKind;
+pub use weights::{TensorSource, Weights};

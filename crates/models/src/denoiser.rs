@@ -1,0 +1,74 @@
+//! What a pipeline, a trainer or an inspector may ask of any denoiser.
+
+use candle_core::{Result, Tensor};
+use refrain_cache::{Context, Site};
+
+use crate::pixart::TextStates;
+
+/// What a picture is conditioned on, prepared once and used at every step.
+#[derive(Debug, Clone)]
+pub enum Conditions {
+    /// A text, one row per picture.
+    Text(TextStates),
+    /// Class labels, one per row.
+    Classes(Vec<u32>),
+}
+
+/// Size of a denoiser's work: one row of latents and its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentShape {
+    /// Height of the latents.
+    pub height: usize,
+    /// Width of the latents.
+    pub width: usize,
+    /// Tokens of the text; 0 for models without.
+    pub text_tokens: usize,
+}
+
+/// A cacheable part of a model and what it costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SiteInfo {
+    /// The site, without a branch.
+    pub site: Site,
+    /// Its parameters.
+    pub parameters: usize,
+    /// Floating-point operations of one evaluation for one row (a multiply-add counts two).
+    pub flops: u64,
+    /// Values of its output for one row: what a feature store has to hold.
+    pub output_values: usize,
+}
+
+/// A network that predicts noise, velocity or a clean picture from noisy latents.
+pub trait Denoiser: Send + Sync {
+    /// Name of the family, such as `PixArt`.
+    fn family(&self) -> &'static str;
+
+    /// Channels of the latents that it takes and gives.
+    fn latent_channels(&self) -> usize;
+
+    /// Latent sides must be multiples of this.
+    fn patch_size(&self) -> usize;
+
+    /// Latent side it was trained for: the default size of a picture.
+    fn sample_size(&self) -> usize;
+
+    /// Number of blocks.
+    fn blocks(&self) -> usize;
+
+    /// All its parameters.
+    fn parameters(&self) -> usize;
+
+    /// The sites of one evaluation, in order of execution.
+    fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo>;
+
+    /// Operations of one evaluation for one row; more than the sum over the sites by what is not cacheable.
+    fn flops(&self, shape: &LatentShape) -> u64;
+
+    /// One evaluation: `latents` `[b, c, h, w]`, already scaled as the sampler wants, and `timesteps`, one per row or one
+    /// for all, to the prediction `[b, c, h, w]`. Parts ask `cx` before they compute.
+    ///
+    /// # Errors
+    /// If the latents do not divide into patches, or the conditions are of another kind or number of rows.
+    fn denoise(&self, cx: &mut Context, latents: &Tensor, timesteps: &[f32], conditions: &Conditions)
+    -> Result<Tensor>;
+}

@@ -1,0 +1,318 @@
+//! PixArt-α and PixArt-Σ (arXiv 2310.00426, 2403.04692): a diffusion transformer that attends to a text.
+
+mod block;
+mod config;
+
+use candle_core::{D, Result, Tensor};
+use rayon::prelude::*;
+use refrain_cache::Context;
+use refrain_ops::{Activation, Linear, Precision, TimestepEmbeddingOptions, layer_norm_modulate, silu};
+
+use block::{Block, BlockText, Modulation, mask_bias};
+pub use config::PixArtConfig;
+
+use crate::{
+    denoiser::{Conditions, Denoiser, LatentShape, SiteInfo},
+    error::ModelError,
+    position::GridPositions,
+    transformer::{
+        PatchEmbedding, SinusoidalEmbedder, edge_precision, linear, linear_parameters, patch_grid, unpatchify,
+    },
+    weights::Weights,
+};
+
+/// Epsilon of the last norm, whatever the configuration says of the others.
+const OUTPUT_EPSILON: f64 = 1e-6;
+
+/// A text as the blocks read it: keys and values of every block, prepared once for all steps.
+#[derive(Debug, Clone)]
+pub struct TextStates {
+    blocks: Vec<BlockText>,
+    bias: Option<Tensor>,
+    size: Option<Tensor>,
+    rows: usize,
+    tokens: usize,
+}
+
+impl TextStates {
+    /// Rows: pictures, or the two halves of guidance.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Tokens of the longest row.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+/// The two layers that bring text states to the tokens' width.
+#[derive(Debug)]
+struct CaptionProjection {
+    first: Linear,
+    second: Linear,
+}
+
+impl CaptionProjection {
+    fn load(weights: &Weights, inputs: usize, width: usize) -> std::result::Result<Self, ModelError> {
+        // Once per prompt: f32 costs nothing.
+        Ok(Self {
+            first: linear(&weights.at("linear_1"), (inputs, width), true, Precision::F32)?,
+            second: linear(&weights.at("linear_2"), (width, width), true, Precision::F32)?,
+        })
+    }
+
+    fn forward(&self, states: &Tensor) -> Result<Tensor> {
+        self.second.forward(&self.first.forward_activated(states, Activation::GeluTanh)?)
+    }
+}
+
+/// Embedders of height and width, and of their ratio (PixArt-α at 1024 pixels).
+#[derive(Debug)]
+struct SizeEmbedder {
+    resolution: SinusoidalEmbedder,
+    aspect_ratio: SinusoidalEmbedder,
+}
+
+/// A PixArt transformer, its weights packed.
+#[derive(Debug)]
+pub struct PixArt {
+    config: PixArtConfig,
+    patches: PatchEmbedding,
+    timestep: SinusoidalEmbedder,
+    size: Option<SizeEmbedder>,
+    /// The timestep's embedding to the six modulations that all blocks share.
+    modulation: Linear,
+    caption: Option<CaptionProjection>,
+    blocks: Vec<Block>,
+    /// `[1, 2, width]`: shift and scale of the last norm, added to the timestep's embedding.
+    output_table: Tensor,
+    output: Linear,
+}
+
+impl PixArt {
+    /// Loads the transformer from the root of its checkpoint; blocks pack in parallel.
+    ///
+    /// # Errors
+    /// Names a tensor that is missing or does not fit the configuration.
+    pub fn load(
+        weights: &Weights,
+        config: &PixArtConfig,
+        precision: Precision,
+    ) -> std::result::Result<Self, ModelError> {
+        let width = config.width();
+        let edge = edge_precision(precision);
+        let options = TimestepEmbeddingOptions::default();
+        let adaln = weights.at("adaln_single");
+        let embedder = |name: &str, width: usize| SinusoidalEmbedder::load(&adaln.at("emb").at(name), width, options);
+        let positions = GridPositions::new(width, config.sample_size / config.patch_size, config.interpolation_scale);
+        let stored = (config.in_channels, config.patch_size);
+        let blocks = weights.at("transformer_blocks");
+        Ok(Self {
+            patches: PatchEmbedding::load(&weights.at("pos_embed"), stored, (width, positions), edge)?,
+            timestep: embedder("timestep_embedder", width)?,
+            size: config.size_conditions.then(|| load_size(&embedder, width / 3)).transpose()?,
+            modulation: linear(&adaln.at("linear"), (width, 6 * width), true, Precision::F32)?,
+            caption: config
+                .caption_channels
+                .map(|inputs| CaptionProjection::load(&weights.at("caption_projection"), inputs, width))
+                .transpose()?,
+            blocks: (0..config.layers)
+                .into_par_iter()
+                .map(|index| Block::load(&blocks.at(index), config, index, precision))
+                .collect::<std::result::Result<_, _>>()?,
+            output_table: weights.tensor_f32("scale_shift_table", &[2, width])?.unsqueeze(0)?,
+            output: load_output(&weights.at("proj_out"), config, edge)?,
+            config: config.clone(),
+        })
+    }
+
+    /// Dimensions of this model.
+    pub fn config(&self) -> &PixArtConfig {
+        &self.config
+    }
+
+    /// Width of the text states that it takes.
+    pub fn text_width(&self) -> usize {
+        self.config.caption_channels.unwrap_or(self.config.cross_attention_width)
+    }
+
+    /// Prepares text states `[b, tokens, text width]` with their mask `[b, tokens]` (1 keeps, 0 drops) for all steps, for a
+    /// picture of `height` × `width` pixels, which models with size conditions are told.
+    ///
+    /// # Errors
+    /// If the states have another width than [`PixArt::text_width`].
+    pub fn prepare_text(
+        &self,
+        states: &Tensor,
+        mask: Option<&Tensor>,
+        (height, width): (usize, usize),
+    ) -> Result<TextStates> {
+        let (rows, tokens, _) = states.dims3()?;
+        let states = match &self.caption {
+            Some(projection) => projection.forward(states)?,
+            None => states.clone(),
+        };
+        let size = match &self.size {
+            None => None,
+            Some(embedder) => {
+                let (height, width) = (height as f32, width as f32);
+                let resolution = embedder.resolution.forward(&[height, width])?.flatten_all()?.unsqueeze(0)?;
+                let aspect_ratio = embedder.aspect_ratio.forward(&[height / width])?;
+                Some(Tensor::cat(&[resolution, aspect_ratio], 1)?)
+            }
+        };
+        Ok(TextStates {
+            blocks: self.blocks.iter().map(|block| block.prepare_text(&states)).collect::<Result<_>>()?,
+            bias: mask.map(mask_bias).transpose()?.flatten(),
+            size,
+            rows,
+            tokens,
+        })
+    }
+
+    /// One evaluation: `latents` `[b, c, h, w]` at `timesteps`, one per row or one for all, to the prediction
+    /// `[b, c, h, w]`. A learned variance is dropped with its weights at load.
+    ///
+    /// # Errors
+    /// If the latents do not divide into patches, or `text` has another number of rows.
+    pub fn forward(&self, cx: &mut Context, latents: &Tensor, timesteps: &[f32], text: &TextStates) -> Result<Tensor> {
+        let rows = latents.dim(0)?;
+        if text.rows != rows || (timesteps.len() != rows && timesteps.len() != 1) {
+            candle_core::bail!("{rows} rows of latents with {} of text and {} timesteps", text.rows, timesteps.len());
+        }
+        cx.model(latents, |cx| self.evaluate(cx, latents, timesteps, text))
+    }
+
+    fn evaluate(&self, cx: &mut Context, latents: &Tensor, timesteps: &[f32], text: &TextStates) -> Result<Tensor> {
+        let width = self.config.width();
+        let grid = patch_grid(latents, self.config.patch_size)?;
+        let embedded = self.embed_timesteps(timesteps, text)?;
+        let shared = self.modulation.forward(&silu(&embedded)?)?.reshape(((), 6, width))?;
+        let modulations =
+            self.blocks.iter().map(|block| block.modulation(&shared)).collect::<Result<Vec<Modulation>>>()?;
+
+        let hidden = self.patches.forward(latents)?;
+        let bias = text.bias.as_ref();
+        let hidden = cx.blocks(self.blocks.len(), hidden, |cx, index, hidden| {
+            self.blocks[index].forward(cx, &hidden, &modulations[index], (&text.blocks[index], bias))
+        })?;
+
+        let table = embedded.unsqueeze(1)?.broadcast_add(&self.output_table)?;
+        let row = |index: usize| table.narrow(1, index, 1)?.squeeze(1)?.contiguous();
+        let hidden = layer_norm_modulate(&hidden, &row(0)?, &row(1)?, OUTPUT_EPSILON)?;
+        unpatchify(&self.output.forward(&hidden)?, grid, self.config.patch_size)
+    }
+
+    /// `[1 or b, width]`: one row serves all rows at the same timestep.
+    fn embed_timesteps(&self, timesteps: &[f32], text: &TextStates) -> Result<Tensor> {
+        let alike = timesteps.windows(2).all(|pair| pair[0] == pair[1]);
+        let embedded = self.timestep.forward(if alike { &timesteps[..1] } else { timesteps })?;
+        match &text.size {
+            Some(size) => embedded.broadcast_add(size),
+            None => Ok(embedded),
+        }
+    }
+}
+
+fn load_size(
+    embedder: &impl Fn(&str, usize) -> std::result::Result<SinusoidalEmbedder, ModelError>,
+    width: usize,
+) -> std::result::Result<SizeEmbedder, ModelError> {
+    Ok(SizeEmbedder {
+        resolution: embedder("resolution_embedder", width)?,
+        aspect_ratio: embedder("aspect_ratio_embedder", width)?,
+    })
+}
+
+/// The last product, without the rows of a learned variance.
+fn load_output(
+    weights: &Weights,
+    config: &PixArtConfig,
+    precision: Precision,
+) -> std::result::Result<Linear, ModelError> {
+    let (width, kept, stored) = (config.width(), config.in_channels, config.out_channels);
+    let pixels = config.patch_size * config.patch_size;
+    let weight = weights
+        .tensor("weight", &[pixels * stored, width])?
+        .reshape((pixels, stored, width))?
+        .narrow(1, 0, kept)?
+        .reshape((pixels * kept, width))?;
+    let bias = weights
+        .tensor("bias", &[pixels * stored])?
+        .reshape((pixels, stored))?
+        .narrow(D::Minus1, 0, kept)?
+        .reshape(pixels * kept)?;
+    Ok(Linear::new(&weight, Some(&bias), precision)?)
+}
+
+impl Denoiser for PixArt {
+    fn family(&self) -> &'static str {
+        "PixArt"
+    }
+
+    fn latent_channels(&self) -> usize {
+        self.config.in_channels
+    }
+
+    fn patch_size(&self) -> usize {
+        self.config.patch_size
+    }
+
+    fn sample_size(&self) -> usize {
+        self.config.sample_size
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn parameters(&self) -> usize {
+        let blocks: usize =
+            self.blocks.iter().flat_map(|block| block.costs(1, 1)).map(|(_, parameters, _)| parameters).sum();
+        let caption = self
+            .caption
+            .as_ref()
+            .map_or(0, |caption| linear_parameters(&caption.first) + linear_parameters(&caption.second));
+        let size = self.size.as_ref().map_or(0, |size| size.resolution.parameters() + size.aspect_ratio.parameters());
+        let tables = (6 * self.blocks.len() + 2) * self.config.width();
+        let edges = linear_parameters(&self.modulation) + linear_parameters(&self.output);
+        blocks + caption + size + tables + edges + self.patches.parameters() + self.timestep.parameters()
+    }
+
+    fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {
+        let patch = self.config.patch_size;
+        let tokens = (shape.height / patch) * (shape.width / patch);
+        self.blocks
+            .iter()
+            .flat_map(|block| block.costs(tokens, shape.text_tokens))
+            .map(|(site, parameters, flops)| SiteInfo {
+                site,
+                parameters,
+                flops,
+                output_values: tokens * self.config.width(),
+            })
+            .collect()
+    }
+
+    fn flops(&self, shape: &LatentShape) -> u64 {
+        let sites: u64 = self.sites(shape).iter().map(|site| site.flops).sum();
+        let patch = self.config.patch_size;
+        let tokens = (shape.height / patch) * (shape.width / patch);
+        let edges = 2 * (self.patches.parameters() * tokens) as u64 + self.output.flops(tokens);
+        sites + edges + self.modulation.flops(1) + 2 * self.timestep.parameters() as u64
+    }
+
+    fn denoise(
+        &self,
+        cx: &mut Context,
+        latents: &Tensor,
+        timesteps: &[f32],
+        conditions: &Conditions,
+    ) -> Result<Tensor> {
+        match conditions {
+            Conditions::Text(text) => self.forward(cx, latents, timesteps, text),
+            Conditions::Classes(_) => candle_core::bail!("a PixArt model is conditioned on text, not on classes"),
+        }
+    }
+}

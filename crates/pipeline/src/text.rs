@@ -1,0 +1,159 @@
+//! Prompts to text states: preprocessing, tokenizer, T5.
+
+use std::sync::Mutex;
+
+use candle_core::{DType, Device, Tensor};
+use refrain_models::{
+    ConfigFile,
+    t5::{T5Config, T5Encoder},
+};
+use refrain_ops::Precision;
+use tokenizers::{Tokenizer, TruncationParams};
+
+use crate::{
+    checkpoint::open_weights,
+    error::{PipelineError, Result},
+    source::ModelSource,
+};
+
+/// Texts whose states are remembered: a batch shares its negative prompt, a grid its prompts.
+const REMEMBERED: usize = 16;
+
+/// Tokenizer and encoder of a text-to-image pipeline.
+pub struct TextEncoder {
+    file: String,
+    tokenizer: Tokenizer,
+    encoder: T5Encoder,
+    limit: usize,
+    recent: Mutex<Vec<(String, Tensor)>>,
+}
+
+impl TextEncoder {
+    /// Loads `tokenizer/` and `text_encoder/`. Texts are cut to `limit` tokens, or to the tokenizer's own
+    /// `model_max_length` if that is shorter.
+    pub(crate) fn load(source: &ModelSource, limit: usize, precision: Precision) -> Result<Self> {
+        const CONFIG: &str = "text_encoder/config.json";
+        let config =
+            ConfigFile::parse(&source.label(CONFIG), &source.text(CONFIG, "it holds the text encoder's dimensions")?)?;
+        let config = T5Config::from_json(&config)?;
+        let limit = limit.min(longest_text(source)?);
+        let load_encoder = || -> Result<T5Encoder> {
+            Ok(T5Encoder::load(&open_weights(source, "text_encoder")?, &config, precision)?)
+        };
+        let (tokenizer, encoder) = rayon::join(|| load_tokenizer(source, limit), load_encoder);
+        let (file, tokenizer) = tokenizer?;
+        Ok(Self { file, tokenizer, encoder: encoder?, limit, recent: Mutex::new(Vec::new()) })
+    }
+
+    /// Width of the states.
+    pub fn width(&self) -> usize {
+        self.encoder.config().width
+    }
+
+    /// Longest text in tokens, its end mark included.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Dimensions of the encoder.
+    pub fn config(&self) -> &T5Config {
+        self.encoder.config()
+    }
+
+    /// Token ids of a text as the model was trained on it: lower case, trimmed, end mark appended, cut to the limit.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let cleaned = text.to_lowercase();
+        let encoding = self
+            .tokenizer
+            .encode_fast(cleaned.trim_matches(is_space), true)
+            .map_err(|error| self.problem(error.to_string()))?;
+        if !encoding.get_overflowing().is_empty() {
+            tracing::warn!("the text is cut to the model's {} tokens", self.limit);
+        }
+        match encoding.get_ids() {
+            // A tokenizer without an end mark makes nothing of an empty text; the encoder needs one token.
+            [] => Ok(vec![0]),
+            ids => Ok(ids.to_vec()),
+        }
+    }
+
+    /// States of one text, `[1, tokens, width]`, without padding.
+    ///
+    /// # Errors
+    /// If tokenizer and encoder do not fit.
+    pub fn encode(&self, text: &str) -> Result<Tensor> {
+        let mut recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((_, states)) = recent.iter().find(|(known, _)| known == text) {
+            return Ok(states.clone());
+        }
+        let states = self.encoder.forward(&self.tokens(text)?)?;
+        if recent.len() == REMEMBERED {
+            recent.remove(0);
+        }
+        recent.push((text.to_owned(), states.clone()));
+        Ok(states)
+    }
+
+    /// States of several texts as one batch `[b, tokens, width]`, the shorter ones padded, with the mask `[b, tokens]` of
+    /// what is text.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`].
+    pub fn encode_batch(&self, texts: &[&str]) -> Result<(Tensor, Tensor)> {
+        let states: Vec<Tensor> = texts.iter().map(|text| self.encode(text)).collect::<Result<_>>()?;
+        let lengths: Vec<usize> = states.iter().map(|states| states.dim(1)).collect::<candle_core::Result<_>>()?;
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        let mut padded = Vec::with_capacity(states.len());
+        let mut mask = Vec::with_capacity(states.len() * longest);
+        for (states, length) in states.iter().zip(&lengths) {
+            padded.push(states.pad_with_zeros(1, 0, longest - length)?);
+            mask.extend((0..longest).map(|token| if token < *length { 1.0_f32 } else { 0.0 }));
+        }
+        let mask = Tensor::from_vec(mask, (states.len(), longest), &Device::Cpu)?;
+        Ok((Tensor::cat(&padded, 0)?.to_dtype(DType::F32)?, mask))
+    }
+
+    fn problem(&self, problem: String) -> PipelineError {
+        PipelineError::Tokenizer { file: self.file.clone(), problem }
+    }
+}
+
+/// White space as Python's `str.strip` sees it: Unicode's, and the four separators of ASCII.
+fn is_space(character: char) -> bool {
+    character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+/// `model_max_length` of the tokenizer, where it is meant: an absent limit is written as 1e30.
+fn longest_text(source: &ModelSource) -> Result<usize> {
+    const CONFIG: &str = "tokenizer/tokenizer_config.json";
+    if !source.has(CONFIG) {
+        return Ok(usize::MAX);
+    }
+    let config = ConfigFile::parse(&source.label(CONFIG), &source.text(CONFIG, "")?)?;
+    match config.number("model_max_length")? {
+        Some(limit) if limit < 2.0 => {
+            Err(config.error("model_max_length", format!("is {limit}, expected at least 2")).into())
+        }
+        Some(limit) if limit < 1e6 => Ok(limit as usize),
+        _ => Ok(usize::MAX),
+    }
+}
+
+fn load_tokenizer(source: &ModelSource, limit: usize) -> Result<(String, Tokenizer)> {
+    const NAME: &str = "tokenizer/tokenizer.json";
+    let advice = "save the pipeline with a fast tokenizer, which writes it";
+    let file = source.label(NAME);
+    let content = source.open(NAME, advice)?;
+    let problem = |error: tokenizers::Error| PipelineError::Tokenizer {
+        file: file.clone(),
+        problem: format!("not a readable tokenizer ({error})"),
+    };
+    let mut tokenizer = Tokenizer::from_bytes(&content[..]).map_err(problem)?;
+    let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
+    tokenizer.with_truncation(Some(truncation)).map_err(problem)?;
+    tokenizer.with_padding(None);
+    Ok((file, tokenizer))
+}
