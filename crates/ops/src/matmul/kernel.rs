@@ -1,0 +1,165 @@
+//! Which tile kernel this machine runs.
+
+use std::sync::OnceLock;
+
+use super::{TILE_ROWS, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use crate::types::Precision;
+
+/// How rows and panels lie in memory. A *step* is four bytes of a panel's column: 1 `f32`, 2 `bf16` or 4 int8 of the depth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// `f32` rows, `f32` panels.
+    F32,
+    /// `bf16` rows, `bf16` panels.
+    Bf16,
+    /// `f32` rows, `bf16` panels: for machines without a `bf16` product.
+    Bf16Widened,
+    /// Unsigned 8-bit rows (offset 128, one scale per row), signed 8-bit panels (one scale per column).
+    Int8,
+}
+
+impl Operand {
+    /// Depth elements of one step.
+    pub(crate) fn step(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 | Self::Bf16Widened => 2,
+            Self::Int8 => 4,
+        }
+    }
+
+    /// Bytes of a row in one step.
+    pub(crate) fn row_step_bytes(self) -> usize {
+        match self {
+            Self::Bf16Widened => 8,
+            Self::F32 | Self::Bf16 | Self::Int8 => 4,
+        }
+    }
+}
+
+/// Instruction set of the pointwise loops and of the tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Instructions {
+    /// Whatever the compiler's target has.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    Avx512,
+}
+
+impl Instructions {
+    /// The best this machine has, found once.
+    pub(crate) fn detect() -> Self {
+        static FOUND: OnceLock<Instructions> = OnceLock::new();
+        *FOUND.get_or_init(Self::detect_now)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn detect_now() -> Self {
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq");
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match (avx512 && avx2, avx2) {
+            (true, _) => Self::Avx512,
+            (_, true) => Self::Avx2,
+            _ => Self::Portable,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn detect_now() -> Self {
+        Self::Portable
+    }
+}
+
+/// One tile to compute.
+#[derive(Debug)]
+pub(crate) struct Tile<'a> {
+    /// Rows that count, 1 to [`TILE_ROWS`].
+    pub(crate) rows: usize,
+    /// Per tap, the address of each row's first step; those beyond `rows` are not read.
+    pub(crate) pointers: &'a [[*const u8; TILE_ROWS]],
+    /// Steps per tap.
+    pub(crate) steps: usize,
+    /// The panel's first step, aligned to 64 bytes; `pointers.len() * steps` steps of 256 bytes follow.
+    pub(crate) panel: *const u8,
+    /// [`super::TILE_SUMS`] sums, aligned to 64 bytes, row after row; for int8 they are `i32`.
+    pub(crate) sums: *mut f32,
+    /// Whether to add to what `sums` holds.
+    pub(crate) accumulate: bool,
+}
+
+/// A tile kernel with the memory layout it reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    /// Layout of rows and panels.
+    pub(crate) operand: Operand,
+    /// Instruction set of the pointwise loops around it.
+    pub(crate) instructions: Instructions,
+    tile: TileFunction,
+}
+
+type TileFunction = unsafe fn(&Tile<'_>);
+
+impl Kernel {
+    /// The fastest kernel of this machine.
+    pub(crate) fn detect(precision: Precision) -> Self {
+        Self::limited(precision, Instructions::Avx512)
+    }
+
+    /// The fastest kernel of this machine that needs no more than `limit`.
+    pub(crate) fn limited(precision: Precision, limit: Instructions) -> Self {
+        let instructions = Instructions::detect().min(limit);
+        let (operand, tile) = Self::choose(precision, instructions);
+        Self { operand, instructions, tile }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn choose(precision: Precision, instructions: Instructions) -> (Operand, TileFunction) {
+        let avx512 = instructions == Instructions::Avx512;
+        match (precision, instructions) {
+            (Precision::F32, Instructions::Avx512) => (Operand::F32, avx512::tile_f32),
+            (Precision::F32, Instructions::Avx2) => (Operand::F32, avx2::tile_f32),
+            (Precision::Bf16, _) if avx512 && is_x86_feature_detected!("avx512bf16") => {
+                (Operand::Bf16, avx512::tile_bf16)
+            }
+            (Precision::Bf16, Instructions::Avx512 | Instructions::Avx2) => {
+                (Operand::Bf16Widened, avx2::tile_bf16_widened)
+            }
+            (Precision::Int8, _) if avx512 && is_x86_feature_detected!("avx512vnni") => {
+                (Operand::Int8, avx512::tile_int8)
+            }
+            (precision, _) => Self::choose_portable(precision),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn choose(precision: Precision, _: Instructions) -> (Operand, TileFunction) {
+        Self::choose_portable(precision)
+    }
+
+    fn choose_portable(precision: Precision) -> (Operand, TileFunction) {
+        match precision {
+            Precision::F32 => (Operand::F32, portable::tile_f32),
+            Precision::Bf16 => (Operand::Bf16Widened, portable::tile_bf16_widened),
+            Precision::Int8 => (Operand::Int8, portable::tile_int8),
+        }
+    }
+
+    /// Computes one tile.
+    ///
+    /// # Safety
+    /// The addresses in `tile` must be readable (rows, panel) and writable (sums) as its fields say.
+    #[allow(unsafe_code, reason = "the kernels read through raw addresses")]
+    #[inline]
+    pub(crate) unsafe fn run(&self, tile: &Tile<'_>) {
+        debug_assert!((1..=TILE_ROWS).contains(&tile.rows));
+        // SAFETY: the function was chosen among those whose instructions this machine has; addresses by the caller.
+        unsafe { (self.tile)(tile) }
+    }
+}

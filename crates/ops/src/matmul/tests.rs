@@ -1,0 +1,146 @@
+//! Every kernel of this machine against sums in `f64` over the rounded weights.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::Precision;
+
+/// Values in ±1 that depend on the seed alone.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+struct Plain {
+    output: SharedOutput,
+    width: usize,
+}
+
+impl Sink for Plain {
+    #[allow(unsafe_code, reason = "each tile has its own part of the output")]
+    fn store(&self, tile: &Finished<'_>) {
+        for row in 0..tile.rows {
+            let start = (tile.first_row + row) * self.width + tile.first_column;
+            // SAFETY: tiles are disjoint.
+            let output = unsafe { self.output.slice(start, tile.columns) };
+            output.copy_from_slice(&tile.sums[row * TILE_COLUMNS..][..tile.columns]);
+        }
+    }
+}
+
+/// The same dense rows, cut into taps.
+struct Tapped<'a> {
+    dense: Dense<'a>,
+    tap_bytes: usize,
+}
+
+impl RowSource for Tapped<'_> {
+    fn rows(&self) -> usize {
+        self.dense.rows()
+    }
+
+    fn load(&self, first: usize, count: usize, kernel: &Kernel, scratch: &mut RowScratch) {
+        self.dense.load(first, count, kernel, scratch);
+    }
+
+    fn pointer(&self, row: usize, tap: usize, first: usize, scratch: &RowScratch) -> *const u8 {
+        self.dense.pointer(row, 0, first, scratch).wrapping_add(tap * self.tap_bytes)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    rows: usize,
+    taps: usize,
+    depth: usize,
+    outputs: usize,
+    precision: Precision,
+    limit: Instructions,
+    seed: u64,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let precision = prop_oneof![Just(Precision::F32), Just(Precision::Bf16), Just(Precision::Int8)];
+    let limit = prop_oneof![Just(Instructions::Portable), Just(Instructions::Avx2), Just(Instructions::Avx512)];
+    // Depths beyond a block are rare but must come.
+    let depth = prop_oneof![4 => 1..70usize, 1 => 1500..1700usize];
+    (0..40usize, prop_oneof![3 => Just(1usize), 1 => 2..12usize], depth, 1..200usize, precision, limit, any::<u64>())
+        .prop_map(|(rows, taps, depth, outputs, precision, limit, seed)| {
+            // Taps lie end to end in a row only where a tap is whole steps.
+            let depth = if taps > 1 { depth.next_multiple_of(4) } else { depth };
+            Case { rows, taps, depth, outputs, precision, limit, seed }
+        })
+}
+
+fn product(case: &Case, values: &[f32], packed: &Packed) -> Vec<f32> {
+    let tap_bytes = packed.steps * packed.kernel.operand.row_step_bytes();
+    let rows = Tapped { dense: Dense::new(values, case.depth * case.taps), tap_bytes };
+    SharedOutput::fill(case.rows * case.outputs, |output| {
+        let sink = Plain { output, width: case.outputs };
+        Product { rows: &rows, packed, sink: &sink, pair: None }.run();
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn products_agree_with_sums_in_double_precision(case in cases()) {
+        let full = case.depth * case.taps;
+        let values = noise(case.seed, case.rows * full);
+        let weights = noise(case.seed ^ 1, case.outputs * full);
+        let shape = PackedShape { outputs: case.outputs, taps: case.taps, depth: case.depth };
+        let weight = |output: usize, tap: usize, depth: usize| weights[output * full + tap * case.depth + depth];
+        let packed = Packed::for_kernel(shape, Kernel::limited(case.precision, case.limit), weight);
+        let found = product(&case, &values, &packed);
+        let rounding = match packed.kernel.operand {
+            Operand::F32 | Operand::Bf16Widened => 1e-6,
+            Operand::Bf16 => 4e-3,
+            Operand::Int8 => 1e-2,
+        };
+        for row in 0..case.rows {
+            for output in 0..case.outputs {
+                let rounded = |index: usize| f64::from(packed.value(output, index / case.depth, index % case.depth));
+                let expected: f64 = (0..full).map(|index| f64::from(values[row * full + index]) * rounded(index)).sum();
+                let error = (f64::from(found[row * case.outputs + output]) - expected).abs();
+                prop_assert!(error <= rounding * (1.0 + (full as f64).sqrt()), "{error} at {row}, {output}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_round_to_the_nearest(value in -3f32..3.0) {
+        let shape = PackedShape { outputs: 1, taps: 1, depth: 2 };
+        let pack = |precision| Packed::new(shape, precision, |_, _, depth| if depth == 0 { value } else { 3.0 });
+        prop_assert_eq!(pack(Precision::F32).value(0, 0, 0), value);
+        prop_assert_eq!(pack(Precision::Bf16).value(0, 0, 0), half::bf16::from_f32(value).to_f32());
+        prop_assert!((pack(Precision::Int8).value(0, 0, 0) - value).abs() <= 0.5001 * 3.0 / 127.0);
+    }
+
+    #[test]
+    fn pointwise_functions_agree_with_the_library(value in -100f32..100.0) {
+        let exact = f64::from(value).exp();
+        prop_assert!((f64::from(vector_math::exp(value)) - exact).abs() <= 4e-7 * exact || value.abs() > 87.0);
+        let sigmoid = 1.0 / (1.0 + (-f64::from(value)).exp());
+        prop_assert!((f64::from(vector_math::sigmoid(value)) - sigmoid).abs() <= 4e-7);
+        let scale = 1.0 + f64::from(value.abs());
+        let tanh = 0.797_884_560_8 * (f64::from(value) + 0.044_715 * f64::from(value).powi(3));
+        let gelu_tanh = 0.5 * f64::from(value) * (1.0 + tanh.tanh());
+        prop_assert!((f64::from(vector_math::gelu_tanh(value)) - gelu_tanh).abs() <= 5e-7 * scale);
+        prop_assert!((f64::from(vector_math::silu(value)) - f64::from(value) * sigmoid).abs() <= 5e-7 * scale);
+    }
+}
+
+#[test]
+fn pointwise_functions_keep_nan_and_saturate() {
+    for function in [vector_math::exp, vector_math::silu, vector_math::gelu, vector_math::gelu_tanh] {
+        assert!(function(f32::NAN).is_nan());
+    }
+    assert_eq!(vector_math::exp(-200.0), 0.0);
+    assert!(vector_math::exp(200.0) > 1e38);
+    assert_eq!(vector_math::gelu(50.0), 50.0);
+    assert!((vector_math::erf(0.5) - 0.520_499_9).abs() < 3e-7);
+}
