@@ -27,11 +27,10 @@ mod portable;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
-pub(crate) mod vector_math;
 
-pub(crate) use buffer::{Buffer, SharedOutput};
-pub(crate) use drive::{Finished, Product, Sink, for_each_task};
-pub(crate) use kernel::{Instructions, Kernel, Operand, Tile};
+pub(crate) use buffer::Buffer;
+pub(crate) use drive::{Finished, Product, Sink};
+pub(crate) use kernel::{Kernel, Operand, Tile};
 pub(crate) use packed::{Packed, PackedShape};
 pub(crate) use rows::{Dense, RowScratch, RowSource};
 

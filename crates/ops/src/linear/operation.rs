@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::epilogue::{Epilogue, LinearSink, Residual};
-use crate::matmul::{Dense, Packed, PackedShape, Product, SharedOutput, TILE_COLUMNS};
+use crate::matmul::{Dense, Packed, PackedShape, Product, TILE_COLUMNS};
+use crate::parallel::written;
 use crate::types::{Activation, Precision};
 
 /// A weight in kernel order, and what belongs to it.
@@ -50,11 +51,14 @@ impl Weight {
             Epilogue::Gated(panels) => (panels * TILE_COLUMNS, Some(panels)),
             Epilogue::Activate(_) | Epilogue::Residual(_) => (self.packed.shape.outputs, None),
         };
-        SharedOutput::fill(rows.len() * width, |output| {
-            let instructions = self.packed.kernel.instructions;
-            let sink = LinearSink { output, width, bias: &self.bias, epilogue, instructions };
-            Product { rows: &rows, packed: &self.packed, sink: &sink, pair }.run();
-        })
+        #[allow(unsafe_code, reason = "the result is not cleared before it is written")]
+        // SAFETY: the product stores every tile of its rows and columns.
+        unsafe {
+            written(rows.len() * width, |output| {
+                let sink = LinearSink { output, width, bias: &self.bias, epilogue };
+                Product { rows: &rows, packed: &self.packed, sink: &sink, pair }.run();
+            })
+        }
     }
 }
 

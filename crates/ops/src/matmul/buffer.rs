@@ -1,4 +1,4 @@
-//! Memory of the kernels: aligned buffers and outputs that threads write side by side.
+//! Aligned memory of the kernels.
 
 /// One cache line, so that a vector of them is aligned for 512-bit loads.
 #[derive(Clone, Copy, Debug)]
@@ -57,46 +57,5 @@ impl Buffer {
         unsafe {
             std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), words)
         }
-    }
-}
-
-/// An output that several threads fill, each its own elements.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SharedOutput {
-    first: *mut f32,
-    length: usize,
-}
-
-#[allow(unsafe_code, reason = "threads write disjoint elements: the one unsafe method asks its caller for that")]
-// SAFETY: see `slice`.
-unsafe impl Send for SharedOutput {}
-#[allow(unsafe_code, reason = "as for Send")]
-// SAFETY: see `slice`.
-unsafe impl Sync for SharedOutput {}
-
-impl SharedOutput {
-    /// Allocates a vector of `length` elements and gives it, full, to what `fill` writes.
-    ///
-    /// `fill` must write every element: they start out uninitialised, as zeroing a large output costs a pass over it.
-    pub(crate) fn fill(length: usize, fill: impl FnOnce(Self)) -> Vec<f32> {
-        let mut values: Vec<f32> = Vec::with_capacity(length);
-        fill(Self { first: values.as_mut_ptr(), length });
-        #[allow(unsafe_code, reason = "the products write every tile of the output")]
-        // SAFETY: `length` is the capacity, and `fill` has written every element.
-        unsafe {
-            values.set_len(length);
-        }
-        values
-    }
-
-    /// The elements `start..start + length`.
-    ///
-    /// # Safety
-    /// No other thread may hold a slice over any of them at the same time.
-    #[allow(unsafe_code, clippy::mut_from_ref, reason = "disjointness is the caller's to know")]
-    pub(crate) unsafe fn slice(&self, start: usize, length: usize) -> &mut [f32] {
-        assert!(start + length <= self.length, "a tile lies outside its output");
-        // SAFETY: in bounds by the assertion; disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), length) }
     }
 }

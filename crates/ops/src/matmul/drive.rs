@@ -252,7 +252,7 @@ struct Place {
 }
 
 /// Runs `task(0..tasks)` on the current rayon pool.
-pub(crate) fn for_each_task(tasks: usize, task: &(impl Fn(usize) + Sync)) {
+fn for_each_task(tasks: usize, task: &(impl Fn(usize) + Sync)) {
     fn halve(range: Range<usize>, task: &(impl Fn(usize) + Sync)) {
         match range.len() {
             0 => {}

@@ -1,10 +1,9 @@
 //! Which tile kernel this machine runs.
 
-use std::sync::OnceLock;
-
 use super::{TILE_ROWS, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use crate::simd::{Level, level};
 use crate::types::Precision;
 
 /// How rows and panels lie in memory. A *step* is four bytes of a panel's column: 1 `f32`, 2 `bf16` or 4 int8 of the depth.
@@ -39,44 +38,6 @@ impl Operand {
     }
 }
 
-/// Instruction set of the pointwise loops and of the tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Instructions {
-    /// Whatever the compiler's target has.
-    Portable,
-    /// AVX2 with FMA.
-    Avx2,
-    /// AVX-512 F, BW, VL and DQ.
-    Avx512,
-}
-
-impl Instructions {
-    /// The best this machine has, found once.
-    pub(crate) fn detect() -> Self {
-        static FOUND: OnceLock<Instructions> = OnceLock::new();
-        *FOUND.get_or_init(Self::detect_now)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn detect_now() -> Self {
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq");
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        match (avx512 && avx2, avx2) {
-            (true, _) => Self::Avx512,
-            (_, true) => Self::Avx2,
-            _ => Self::Portable,
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn detect_now() -> Self {
-        Self::Portable
-    }
-}
-
 /// One tile to compute.
 #[derive(Debug)]
 pub(crate) struct Tile<'a> {
@@ -99,8 +60,8 @@ pub(crate) struct Tile<'a> {
 pub(crate) struct Kernel {
     /// Layout of rows and panels.
     pub(crate) operand: Operand,
-    /// Instruction set of the pointwise loops around it.
-    pub(crate) instructions: Instructions,
+    /// Instructions it was chosen for.
+    pub(crate) level: Level,
     tile: TileFunction,
 }
 
@@ -109,29 +70,25 @@ type TileFunction = unsafe fn(&Tile<'_>);
 impl Kernel {
     /// The fastest kernel of this machine.
     pub(crate) fn detect(precision: Precision) -> Self {
-        Self::limited(precision, Instructions::Avx512)
+        Self::limited(precision, Level::Avx512Bf16)
     }
 
     /// The fastest kernel of this machine that needs no more than `limit`.
-    pub(crate) fn limited(precision: Precision, limit: Instructions) -> Self {
-        let instructions = Instructions::detect().min(limit);
-        let (operand, tile) = Self::choose(precision, instructions);
-        Self { operand, instructions, tile }
+    pub(crate) fn limited(precision: Precision, limit: Level) -> Self {
+        let level = level().min(limit);
+        let (operand, tile) = Self::choose(precision, level);
+        Self { operand, level, tile }
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn choose(precision: Precision, instructions: Instructions) -> (Operand, TileFunction) {
-        let avx512 = instructions == Instructions::Avx512;
-        match (precision, instructions) {
-            (Precision::F32, Instructions::Avx512) => (Operand::F32, avx512::tile_f32),
-            (Precision::F32, Instructions::Avx2) => (Operand::F32, avx2::tile_f32),
-            (Precision::Bf16, _) if avx512 && is_x86_feature_detected!("avx512bf16") => {
-                (Operand::Bf16, avx512::tile_bf16)
-            }
-            (Precision::Bf16, Instructions::Avx512 | Instructions::Avx2) => {
-                (Operand::Bf16Widened, avx2::tile_bf16_widened)
-            }
-            (Precision::Int8, _) if avx512 && is_x86_feature_detected!("avx512vnni") => {
+    fn choose(precision: Precision, level: Level) -> (Operand, TileFunction) {
+        match (precision, level) {
+            (precision, Level::Portable) => Self::choose_portable(precision),
+            (Precision::F32, Level::Avx2) => (Operand::F32, avx2::tile_f32),
+            (Precision::F32, _) => (Operand::F32, avx512::tile_f32),
+            (Precision::Bf16, Level::Avx512Bf16) => (Operand::Bf16, avx512::tile_bf16),
+            (Precision::Bf16, _) => (Operand::Bf16Widened, avx2::tile_bf16_widened),
+            (Precision::Int8, level) if level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni") => {
                 (Operand::Int8, avx512::tile_int8)
             }
             (precision, _) => Self::choose_portable(precision),
@@ -139,7 +96,7 @@ impl Kernel {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn choose(precision: Precision, _: Instructions) -> (Operand, TileFunction) {
+    fn choose(precision: Precision, _: Level) -> (Operand, TileFunction) {
         Self::choose_portable(precision)
     }
 

@@ -1,6 +1,7 @@
 //! Rows of a product, in the form its kernel reads.
 
-use super::{Buffer, Instructions, Kernel, Operand};
+use super::{Buffer, Kernel, Operand};
+use crate::simd::{Level, multiversion};
 
 /// What a thread keeps from product to product: converted rows and unfinished sums.
 #[derive(Debug, Default)]
@@ -76,7 +77,7 @@ impl RowSource for Dense<'_> {
             let words = scratch.stride / 4;
             let target = &mut scratch.rows.words_mut()[index * words..(index + 1) * words];
             match kernel.operand {
-                Operand::Int8 => scratch.scales.push(quantise(row, kernel, target)),
+                Operand::Int8 => scratch.scales.push(quantise(row, target)),
                 _ => convert(row, kernel, target),
             }
         }
@@ -100,7 +101,7 @@ pub(crate) fn convert(row: &[f32], kernel: &Kernel, target: &mut [u32]) {
                 *last = 0;
             }
             #[cfg(target_arch = "x86_64")]
-            if kernel.instructions == Instructions::Avx512 {
+            if kernel.level == Level::Avx512Bf16 {
                 #[allow(unsafe_code, reason = "a bf16 kernel is only chosen on a machine with AVX512-BF16")]
                 // SAFETY: two bytes per element fit the target, as asserted by its callers' strides.
                 unsafe {
@@ -124,29 +125,11 @@ pub(crate) fn convert(row: &[f32], kernel: &Kernel, target: &mut [u32]) {
     }
 }
 
+multiversion! {
 /// Writes a row in unsigned units with offset 128 and returns what a unit stands for.
 ///
 /// A row that holds a NaN or an infinity gets a scale that is not finite, so that the product shows it.
-fn quantise(row: &[f32], kernel: &Kernel, target: &mut [u32]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if kernel.instructions == Instructions::Avx512 {
-        #[allow(unsafe_code, reason = "chosen only on a machine with AVX-512")]
-        // SAFETY: detected.
-        return unsafe { quantise_avx512(row, target) };
-    }
-    let _ = kernel;
-    quantise_row(row, target)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-#[allow(unsafe_code, reason = "the same loop, compiled for AVX-512")]
-unsafe fn quantise_avx512(row: &[f32], target: &mut [u32]) -> f32 {
-    quantise_row(row, target)
-}
-
-#[inline(always)]
-fn quantise_row(row: &[f32], target: &mut [u32]) -> f32 {
+fn quantise(row: &[f32], target: &mut [u32]) -> f32 {
     // The largest bits of a magnitude are the largest magnitude; NaN and infinity are above all.
     let largest = row.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7fff_ffff));
     let scale = f32::from_bits(largest) / 127.0;
@@ -162,4 +145,5 @@ fn quantise_row(row: &[f32], target: &mut [u32]) -> f32 {
         *word = rest.iter().enumerate().fold(0, |word, (index, value)| word | unit(*value) << (8 * index));
     }
     scale
+}
 }
