@@ -152,8 +152,9 @@ fn cumulative_alphas_equal_those_of_diffusers() {
         let expected = values(&golden[name]);
         assert_eq!(expected.len(), schedule.train_timesteps());
         for (index, (expected, got)) in expected.iter().zip(schedule.alphas_cumprod()).enumerate() {
-            let error = (expected - got).abs() / expected.max(1e-6);
-            assert!(error < 1e-6, "{name}: alpha {index} is {got}, not {expected}");
+            // PyTorch's vectorised root is not always rounded to nearest, which the zero-SNR rescale magnifies.
+            let error = (expected - got).abs() / expected.max(1e-4);
+            assert!(error < 2e-6, "{name}: alpha {index} is {got}, not {expected}");
         }
     }
 }
@@ -161,14 +162,10 @@ fn cumulative_alphas_equal_those_of_diffusers() {
 #[test]
 fn torch_noise_equals_that_of_pytorch() {
     let golden = tensors("randn.safetensors");
-    let mut differing = 0;
-    let mut compare = |name: &str, expected: &Tensor, got: &Tensor| {
+    let compare = |name: &str, expected: &Tensor, got: &Tensor| {
+        let bits = |tensor| values(tensor).into_iter().map(f32::to_bits).collect::<Vec<_>>();
         assert_eq!(expected.dims(), got.dims());
-        for (index, (expected, got)) in values(expected).iter().zip(values(got)).enumerate() {
-            let places = (i64::from(expected.to_bits()) - i64::from(got.to_bits())).abs();
-            assert!(places <= 2, "{name}[{index}]: {got:e} is {places} units from {expected:e}");
-            differing += usize::from(places != 0);
-        }
+        assert_eq!(bits(expected), bits(got), "{name}");
     };
     for (name, expected) in golden.iter().filter(|(name, _)| !name.starts_with("stream")) {
         let seed = name.split('/').next().unwrap().parse().unwrap();
@@ -179,6 +176,4 @@ fn torch_noise_equals_that_of_pytorch() {
         let name = format!("stream/{index}/{size}");
         compare(&name, &golden[&name], &stream.normal(&[size]).unwrap());
     }
-    let total: usize = golden.values().map(Tensor::elem_count).sum();
-    println!("{differing} of {total} numbers differ in the last place");
 }

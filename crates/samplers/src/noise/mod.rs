@@ -4,6 +4,7 @@
 //! no thread, batch or order of drawing can change it; [`NoiseKind::Torch`] repeats PyTorch's CPU generator, so that a
 //! seed gives the picture that diffusers gives. Pictures of a batch are drawn one by one, each with its own seed.
 
+mod cephes;
 mod philox;
 mod torch;
 
@@ -101,7 +102,8 @@ pub fn counter(seed: u64, shape: &[usize]) -> Result<Tensor> {
     NoiseStream::new(NoiseKind::Counter, seed).normal(shape)
 }
 
-/// `torch.randn(shape, generator=torch.Generator().manual_seed(seed))`.
+/// `torch.randn(shape, generator=torch.Generator().manual_seed(seed))`, bit for bit as PyTorch computes it on a
+/// processor with AVX2 or AVX-512.
 ///
 /// # Errors
 /// A shape whose number of elements cannot be allocated.

@@ -3,6 +3,8 @@
 
 use std::f64::consts::TAU;
 
+use super::cephes::{log, sine_cosine};
+
 const WORDS: usize = 624;
 const SHIFT: usize = 397;
 /// From this many elements on, numbers are made in blocks of this size.
@@ -90,10 +92,10 @@ impl Generator {
 
 /// Box and Muller's transform of sixteen uniform numbers: the first eight give radii, the last eight angles.
 fn fill_block(block: &mut [f32; BLOCK]) {
-    for index in 0..BLOCK / 2 {
-        let radius = (-2.0 * libm::log(f64::from(1.0 - block[index]))).sqrt();
-        let (sine, cosine) = libm::sincos(f64::from(std::f32::consts::TAU * block[index + BLOCK / 2]));
-        block[index] = (radius * cosine) as f32;
-        block[index + BLOCK / 2] = (radius * sine) as f32;
+    let (radii, angles) = block.split_at_mut(BLOCK / 2);
+    for (first, second) in radii.iter_mut().zip(angles) {
+        let radius = (-2.0 * log(1.0 - *first)).sqrt();
+        let (sine, cosine) = sine_cosine(std::f32::consts::TAU * *second);
+        (*first, *second) = (radius * cosine, radius * sine);
     }
 }
