@@ -144,6 +144,10 @@ pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> R
         false => levels(config, request, &noise)?,
     };
     sigmas.push(final_sigma(config, &noise)?);
+    if let Some(step) = sigmas.windows(2).position(|pair| pair[0] as f32 == pair[1] as f32) {
+        let advice = "two steps share a noise level; choose fewer steps";
+        return Err(Error::Schedule { what: "sigma", value: sigmas[step], step, advice });
+    }
     Ok(Schedule {
         sampler: Sampler::DpmSolver2M,
         prediction: config.prediction()?,
@@ -161,8 +165,10 @@ fn levels(config: &SchedulerConfig, request: &ScheduleRequest, noise: &NoiseSche
         Some(spacing) => spacing,
         None => config.sigma_spacing()?,
     };
-    let (smallest, largest) = (table.first().copied().unwrap_or_default(), table.last().copied().unwrap_or_default());
-    if let Some(sigmas) = spacing::sigmas(spacing, largest.into(), smallest.into(), request.steps) {
+    let end = |sigma: Option<&f32>| sigma.map_or(0.0, |&sigma| f64::from(sigma));
+    let smallest = config.sigma_min.unwrap_or_else(|| end(table.first()));
+    let largest = config.sigma_max.unwrap_or_else(|| end(table.last()));
+    if let Some(sigmas) = spacing::sigmas(spacing, largest, smallest, request.steps) {
         let mut timesteps: Vec<f64> = sigmas.iter().map(|&sigma| spacing::timestep_of(&log_table, sigma)).collect();
         if config.beta_schedule()? != BetaSchedule::SquaredCosine && spacing != SigmaSpacing::Exponential {
             timesteps.iter_mut().for_each(|timestep| *timestep = timestep.round_ties_even());

@@ -45,8 +45,7 @@ pub fn heun(denoise: &mut Denoise, latents: Tensor, schedule: &Schedule, observe
 /// those of latent diffusion.
 pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> Result<Schedule> {
     let noise = NoiseSchedule::with_defaults(config, (0.00085, 0.012), false)?;
-    let own = SchedulerConfig { sigma_min: None, sigma_max: None, ..config.clone() };
-    let table = sigma_table(&own, request, &noise, 0.0)?;
+    let table = sigma_table(config, request, &noise, 0.0)?;
     let mut timesteps = Vec::with_capacity(2 * request.steps);
     let mut sigmas = Vec::with_capacity(2 * request.steps);
     for (index, (&timestep, &sigma)) in table.timesteps.iter().zip(&table.sigmas).enumerate() {

@@ -86,7 +86,7 @@ impl Schedule {
                 advice: "choose euler",
             }),
         }?;
-        schedule.validated()
+        schedule.validated(train)
     }
 
     /// The sampler that the table is for.
@@ -145,21 +145,27 @@ impl Schedule {
         Error::WrongSchedule { made_for: self.sampler.name(), called }
     }
 
-    fn validated(self) -> Result<Self> {
-        let bad = |values: &[f32]| values.iter().position(|value| !value.is_finite());
-        for (what, values) in [("timestep", &self.timesteps), ("sigma", &self.sigmas)] {
-            if let Some(step) = bad(values) {
-                let advice = "check the betas and shifts of scheduler_config.json";
-                return Err(Error::Schedule { what, value: f64::from(values[step]), step, advice });
+    fn validated(self, train: usize) -> Result<Self> {
+        let fail = |what, value: f32, step, advice| Err(Error::Schedule { what, value: value.into(), step, advice });
+        for (step, &timestep) in self.timesteps.iter().enumerate() {
+            if !(0.0..=train as f32).contains(&timestep) {
+                return fail("timestep", timestep, step, "it lies outside the training timesteps; check steps_offset");
             }
         }
-        if self.timesteps.is_empty() {
-            return Err(Error::Steps { steps: 0, train: 0 });
-        }
-        if self.sigmas.windows(2).any(|pair| pair[1] > pair[0]) {
-            let step = self.sigmas.windows(2).position(|pair| pair[1] > pair[0]).unwrap_or_default();
-            let advice = "noise levels must fall; check sigma_min, sigma_max and the betas";
-            return Err(Error::Schedule { what: "sigma", value: f64::from(self.sigmas[step + 1]), step, advice });
+        for (step, pair) in self.sigmas.windows(2).enumerate() {
+            // DDIM works with shares of the variance and never divides by sigma.
+            let positive = pair[0] > 0.0 || matches!(self.method, Method::Ddim(_));
+            if !(pair[0].is_finite() && positive) {
+                return fail(
+                    "sigma",
+                    pair[0],
+                    step,
+                    "check the betas, sigma_min and sigma_max of scheduler_config.json",
+                );
+            }
+            if !(pair[1] <= pair[0]) {
+                return fail("sigma", pair[1], step + 1, "noise levels must fall; check the betas and sigma_min");
+            }
         }
         Ok(self)
     }

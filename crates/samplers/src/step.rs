@@ -22,7 +22,7 @@ pub fn ignore(_: &StepReport) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Where a run stands when the model is called.
+/// Where a run stands when the model is called; an evaluation that is repeated (inversion) keeps its step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepInfo {
     /// Evaluation of the model, from 0.
@@ -61,10 +61,9 @@ pub(crate) struct Stepped {
     pub(crate) denoised: Tensor,
 }
 
-/// The loop that all samplers share: call the model, check, let `advance` move the latents, check, report.
+/// The loop that all samplers share: call the model, let `advance` move the latents, check, report.
 ///
-/// `scale` gives the model's input from the latents (diffusers' `scale_model_input`); `advance` gets the latents, the
-/// model's output and the index of the step.
+/// `advance` gets the latents, the model's output and the index of the step.
 pub(crate) fn run(
     denoise: &mut Denoise,
     latents: Tensor,
@@ -73,36 +72,41 @@ pub(crate) fn run(
     mut advance: impl FnMut(&Tensor, &Tensor, usize) -> Result<Stepped>,
 ) -> Result<Tensor> {
     let mut latents = crate::pass::standard(&latents)?;
-    let count = schedule.count();
-    for index in 0..count {
+    for index in 0..schedule.count() {
         let started = Instant::now();
-        let info = schedule.step(index);
+        let step = schedule.step(index);
         let output = match schedule.input_scale(index) {
-            1.0 => denoise(&latents, &info),
-            scale => denoise(&crate::pass::scaled(&latents, scale)?, &info),
-        }
-        .map_err(|source| Error::Denoise { step: index, count, source })?;
-        if output.dims() != latents.dims() {
-            let (expected, got) = (latents.dims().to_vec(), output.dims().to_vec());
-            return Err(Error::Shape { step: index, expected, got });
-        }
-        let stepped = advance(&latents, &output, index)?;
-        if !crate::pass::is_finite(&stepped.latents)? {
-            return Err(Error::NonFinite { step: index, count, timestep: info.timestep });
-        }
-        latents = stepped.latents;
-        let report = StepReport {
-            index,
-            count,
-            timestep: info.timestep,
-            sigma: info.sigma,
-            latents: &latents,
-            denoised: &stepped.denoised,
-            seconds: started.elapsed().as_secs_f64(),
+            1.0 => evaluate(denoise, &latents, &step)?,
+            scale => evaluate(denoise, &crate::pass::scaled(&latents, scale)?, &step)?,
         };
-        if observe(&report).is_break() && index + 1 < count {
-            return Err(Error::Stopped { step: index, count });
-        }
+        latents = finish(advance(&latents, &output, index)?, &step, started, observe)?;
+    }
+    Ok(latents)
+}
+
+/// Calls the model and checks the shape of what it gives.
+pub(crate) fn evaluate(denoise: &mut Denoise, input: &Tensor, step: &StepInfo) -> Result<Tensor> {
+    let StepInfo { index, count, .. } = *step;
+    let output = denoise(input, step).map_err(|source| Error::Denoise { step: index, count, source })?;
+    if output.dims() != input.dims() {
+        let (expected, got) = (input.dims().to_vec(), output.dims().to_vec());
+        return Err(Error::Shape { step: index, expected, got });
+    }
+    Ok(output)
+}
+
+/// Checks and reports a step; gives its latents back.
+pub(crate) fn finish(stepped: Stepped, step: &StepInfo, started: Instant, observe: &mut Observe) -> Result<Tensor> {
+    let StepInfo { index, count, timestep, sigma } = *step;
+    if !crate::pass::is_finite(&stepped.latents)? {
+        return Err(Error::NonFinite { step: index, count, timestep });
+    }
+    let Stepped { latents, denoised } = stepped;
+    let seconds = started.elapsed().as_secs_f64();
+    let report = StepReport { index, count, timestep, sigma, latents: &latents, denoised: &denoised, seconds };
+    // A wish to stop that comes with the last step is too late: the picture is finished.
+    if observe(&report).is_break() && index + 1 < count {
+        return Err(Error::Stopped { step: index, count });
     }
     Ok(latents)
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use refrain_samplers::{
-    DenoiseError, NoiseKind, NoiseSchedule, NoiseStream, Schedule, ScheduleRequest, SchedulerConfig, StepInfo, noise,
-    sample,
+    DenoiseError, Inversion, NoiseKind, NoiseSchedule, NoiseStream, Sampler, Schedule, ScheduleRequest,
+    SchedulerConfig, StepInfo, StepReport, ddim_invert, noise, sample,
 };
 use serde_json::Value;
 
@@ -35,10 +35,8 @@ fn relative_l2(expected: &[f32], got: &[f32]) -> f64 {
 
 struct Case {
     name: String,
-    sampler: String,
-    schedule: Option<Schedule>,
-    config: SchedulerConfig,
-    steps: usize,
+    schedule: Schedule,
+    inverts: bool,
     stochastic: bool,
 }
 
@@ -53,21 +51,18 @@ fn case(entry: &Value) -> Case {
     let config = entry["config"].to_string().replace("\"-Infinity\"", "-Infinity");
     let config = SchedulerConfig::from_json(&config).unwrap();
     let (sampler, steps) = (entry["sampler"].as_str().unwrap(), entry["steps"].as_u64().unwrap() as usize);
-    let schedule = sampler.parse().ok().map(|sampler| {
-        let request = ScheduleRequest {
-            eta: entry["request"]["eta"].as_f64().unwrap_or(0.0),
-            image_tokens: entry["request"]["image_tokens"].as_u64().map(|tokens| tokens as usize),
-            ..ScheduleRequest::new(sampler, steps)
-        };
-        Schedule::new(&config, &request).unwrap()
-    });
+    let inverts = sampler == "ddim_invert";
+    let sampler = if inverts { Sampler::Ddim } else { sampler.parse().unwrap() };
+    let request = ScheduleRequest {
+        eta: entry["request"]["eta"].as_f64().unwrap_or(0.0),
+        image_tokens: entry["request"]["image_tokens"].as_u64().map(|tokens| tokens as usize),
+        ..ScheduleRequest::new(sampler, steps)
+    };
     Case {
         name: entry["name"].as_str().unwrap().into(),
-        sampler: sampler.into(),
-        schedule,
-        config,
-        steps,
-        stochastic: !entry["request"]["eta"].is_null(),
+        schedule: Schedule::new(&config, &request).unwrap(),
+        inverts,
+        stochastic: request.eta > 0.0,
     }
 }
 
@@ -79,8 +74,8 @@ fn toy(constant: &Tensor, input: &Tensor, step: &StepInfo) -> Result<Tensor, Den
 #[test]
 fn tables_equal_those_of_diffusers() {
     let golden = tensors("samplers.safetensors");
-    for case in cases() {
-        let Some(schedule) = case.schedule else { continue };
+    for case in cases().into_iter().filter(|case| !case.inverts) {
+        let schedule = case.schedule;
         let expected = |key: &str| golden.get(&format!("{}/{key}", case.name)).map(values);
         let error = relative_l2(&expected("timesteps").unwrap(), schedule.timesteps());
         assert!(error < 1e-6, "{}: timesteps off by {error:e}\n{:?}", case.name, schedule.timesteps());
@@ -100,15 +95,15 @@ fn every_step_equals_that_of_diffusers() {
     let golden = tensors("samplers.safetensors");
     let (start, constant) = (&golden["start"], &golden["constant"]);
     let mut worst = (0.0, String::new());
-    for case in cases() {
-        let Some(schedule) = case.schedule else { continue };
+    for case in cases().into_iter().filter(|case| !case.inverts) {
+        let schedule = case.schedule;
         let expected = values(&golden[&format!("{}/trajectory", case.name)]);
         let mut expected = expected.chunks(start.elem_count());
         let denoised = golden.get(&format!("{}/denoised", case.name)).map(values).unwrap_or_default();
         let mut denoised = denoised.chunks(start.elem_count());
         let mut noise = NoiseStream::new(NoiseKind::Torch, 5);
         let latents = schedule.initial_latents(start).unwrap();
-        let mut observe = |report: &refrain_samplers::StepReport| {
+        let mut observe = |report: &StepReport| {
             let error = relative_l2(expected.next().unwrap(), &values(report.latents));
             assert!(error < TOLERANCE, "{} step {}: relative error {error:e}", case.name, report.index);
             if error > worst.0 {
@@ -130,6 +125,24 @@ fn every_step_equals_that_of_diffusers() {
         assert_eq!(drawn, case.stochastic, "{}: only a stochastic sampler draws noise", case.name);
     }
     println!("worst relative error of a step: {:e} ({})", worst.0, worst.1);
+}
+
+#[test]
+fn plain_inversion_equals_that_of_diffusers() {
+    let golden = tensors("samplers.safetensors");
+    let (start, constant) = (&golden["start"], &golden["constant"]);
+    for case in cases().into_iter().filter(|case| case.inverts) {
+        let expected = values(&golden[&format!("{}/trajectory", case.name)]);
+        let mut expected = expected.chunks(start.elem_count());
+        let mut observe = |report: &StepReport| {
+            let error = relative_l2(expected.next().unwrap(), &values(report.latents));
+            assert!(error < TOLERANCE, "{} step {}: relative error {error:e}", case.name, report.index);
+            std::ops::ControlFlow::Continue(())
+        };
+        let mut denoise = |input: &Tensor, step: &StepInfo| toy(constant, input, step);
+        ddim_invert(&mut denoise, start.clone(), &case.schedule, Inversion::default(), &mut observe).unwrap();
+        assert!(expected.next().is_none(), "{}: too few steps", case.name);
+    }
 }
 
 #[test]
