@@ -67,7 +67,7 @@ pub enum Error {
         value: f64,
     },
     /// The schedule holds a value that no step can be computed with.
-    #[error("the schedule is not usable: {what} is {value} at step {step}; {advice}")]
+    #[error("the schedule is not usable: {what} is {value} at step {}; {advice}", step + 1)]
     Schedule {
         /// Which number.
         what: &'static str,
@@ -87,7 +87,7 @@ pub enum Error {
         called: &'static str,
     },
     /// The model gave a tensor of another shape than its latents.
-    #[error("the model's output has shape {got:?} at step {step}, the latents have {expected:?}")]
+    #[error("the model's output has shape {got:?} at step {}, the latents have {expected:?}", step + 1)]
     Shape {
         /// Index of the step, from 0.
         step: usize,

@@ -12,7 +12,8 @@ use crate::{Denoise, Error, Observe, Prediction, Result, Schedule, StepInfo};
 /// How exactly to invert.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Inversion {
-    /// Most evaluations a step spends on top of the first. 0 is plain DDIM inversion, as diffusers' `DDIMInverseScheduler`.
+    /// Most evaluations a step spends on top of the first. 0 is plain DDIM inversion, as in diffusers'
+    /// `DDIMInverseScheduler`.
     pub refinements: usize,
     /// A step is refined until its latents change by less than this, relative to their size.
     pub tolerance: f64,

@@ -163,7 +163,7 @@ impl Schedule {
                     "check the betas, sigma_min and sigma_max of scheduler_config.json",
                 );
             }
-            if !(pair[1] <= pair[0]) {
+            if pair[1].is_nan() || pair[1] > pair[0] {
                 return fail("sigma", pair[1], step + 1, "noise levels must fall; check the betas and sigma_min");
             }
         }

@@ -24,8 +24,8 @@ pub enum SigmaSpacing {
     Karras,
     /// Even in `log sigma`.
     Exponential,
-    /// Even in the log signal-to-noise ratio, and the first sampler to do so (Lu et al., arXiv 2206.00927);
-    /// DPM-Solver++ only.
+    /// Even in the log signal-to-noise ratio (Lu et al., arXiv 2206.00927): as [`SigmaSpacing::Exponential`], with
+    /// timesteps rounded to trained ones. DPM-Solver++ only.
     Lu,
 }
 

@@ -1,5 +1,7 @@
 //! Schedules, samplers and noise against diffusers and PyTorch; `goldens/make_goldens.py` made the files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};

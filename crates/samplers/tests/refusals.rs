@@ -1,5 +1,7 @@
 //! Bad configurations and requests: one clear line each, never a panic.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+
 use refrain_samplers::{
     NoiseKind, NoiseStream, Sampler, Schedule, ScheduleRequest, SchedulerConfig, SigmaSpacing, ignore, noise,
 };
