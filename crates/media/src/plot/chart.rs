@@ -1,7 +1,8 @@
 //! The frame that charts with two axes share: title, legend, grid, ticks, and the way from values to pixels.
 
 use super::surface::{Anchor, Point, Rect, Surface, Words};
-use super::{WIDTH, font, theme, ticks};
+use super::ticks::{self, Ticks};
+use super::{WIDTH, font, theme};
 use crate::Rgb;
 
 const LEFT: f64 = 64.0;
@@ -10,12 +11,14 @@ const BOTTOM: f64 = 58.0;
 const LEGEND_LINE: f64 = 22.0;
 const LEGEND_GAP: f64 = 22.0;
 const SWATCH: f64 = 26.0;
+/// Labels of ticks closer than this would touch.
+const LABEL_PITCH: f64 = 15.0;
 
 /// One direction of a chart.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
-    ticks: Vec<f64>,
-    labels: Vec<String>,
+    ends: (f64, f64),
+    ticks: Vec<(f64, String)>,
     logarithmic: bool,
     pixels: (f64, f64),
 }
@@ -24,16 +27,23 @@ impl Axis {
     pub(super) fn linear(low: f64, high: f64, wanted: usize) -> Self {
         // A single value still needs a width.
         let (low, high) = if high > low { (low, high) } else { (low - 0.5, high + 0.5) };
-        let (ticks, decimals) = ticks::linear(low, high, wanted);
-        let labels = ticks.iter().map(|tick| format!("{:.decimals$}", tick + 0.0)).collect();
-        Self { ticks, labels, logarithmic: false, pixels: (0.0, 1.0) }
+        let Ticks { low, high, values, decimals } = ticks::linear(low, high, wanted);
+        let ticks = values.into_iter().map(|tick| (tick, format!("{:.decimals$}", tick + 0.0))).collect();
+        Self { ends: (low, high), ticks, logarithmic: false, pixels: (0.0, 1.0) }
     }
 
     /// Both ends must be above 0.
     pub(super) fn logarithmic(low: f64, high: f64) -> Self {
-        let ticks = ticks::logarithmic(low, high.max(low * 1.01));
-        let labels = ticks.iter().map(|&tick| ticks::short(tick)).collect();
-        Self { ticks, labels, logarithmic: true, pixels: (0.0, 1.0) }
+        let Ticks { low, high, values, .. } = ticks::logarithmic(low, high.max(low * 1.01));
+        let ticks = values.into_iter().map(|tick| (tick, ticks::short(tick))).collect();
+        Self { ends: (low, high), ticks, logarithmic: true, pixels: (0.0, 1.0) }
+    }
+
+    /// Makes room above for values beyond all others, under a tick of their own.
+    pub(super) fn beyond(mut self, label: &str) -> Self {
+        self.ends.1 += (self.ends.1 - self.ends.0) * 0.12;
+        self.ticks.push((self.ends.1, label.to_owned()));
+        self
     }
 
     fn on(mut self, from: f64, to: f64) -> Self {
@@ -41,20 +51,12 @@ impl Axis {
         self
     }
 
+    /// Where a value lies; values beyond an end lie at it.
     pub(super) fn place(&self, value: f64) -> f64 {
         let shape = |value: f64| if self.logarithmic { value.max(f64::MIN_POSITIVE).ln() } else { value };
-        let (low, high) = (shape(self.first()), shape(self.last()));
-        let share = if high > low { (shape(value) - low) / (high - low) } else { 0.5 };
+        let (low, high) = (shape(self.ends.0), shape(self.ends.1));
+        let share = if high > low { (shape(value.clamp(self.ends.0, self.ends.1)) - low) / (high - low) } else { 0.5 };
         self.pixels.0 + share * (self.pixels.1 - self.pixels.0)
-    }
-
-    fn first(&self) -> f64 {
-        self.ticks.first().copied().unwrap_or(0.0)
-    }
-
-    /// The value at the far end.
-    pub(super) fn last(&self) -> f64 {
-        self.ticks.last().copied().unwrap_or(1.0)
     }
 }
 
@@ -112,18 +114,23 @@ impl Chart {
 
     fn draw_grid(&self, surface: &mut dyn Surface) {
         let plot = self.plot;
-        for (&tick, label) in self.y.ticks.iter().zip(&self.y.labels) {
-            let y = self.y.place(tick);
+        let mut free_above = f64::MAX;
+        for (tick, label) in &self.y.ticks {
+            let y = self.y.place(*tick);
+            if y > free_above {
+                continue;
+            }
+            free_above = y - LABEL_PITCH;
             surface.line(&[(plot.x, y), (plot.right(), y)], 1.0, theme::GRID);
             let words = Words::new(label, (plot.x - 8.0, y), theme::SMALL, theme::QUIET).anchored(Anchor::End);
             surface.words(&words.centred_vertically());
         }
         let mut free_from = f64::MIN;
-        for (&tick, label) in self.x.ticks.iter().zip(&self.x.labels) {
-            let x = self.x.place(tick);
+        for (tick, label) in &self.x.ticks {
+            let x = self.x.place(*tick);
             surface.line(&[(x, plot.y), (x, plot.bottom())], 1.0, theme::GRID);
-            let words =
-                Words::new(label, (x, plot.bottom() + 18.0), theme::SMALL, theme::QUIET).anchored(Anchor::Middle);
+            let at = (x, plot.bottom() + 18.0);
+            let words = Words::new(label, at, theme::SMALL, theme::QUIET).anchored(Anchor::Middle);
             if words.left() > free_from {
                 free_from = words.left() + words.width() + 6.0;
                 surface.words(&words);

@@ -8,6 +8,9 @@ use crate::MediaError;
 const HEIGHT: f64 = 460.0;
 /// Long series are drawn by the lowest and highest value of this many intervals.
 const INTERVALS: usize = 800;
+/// A series of more points than this is drawn pale, under the line of its averages.
+const MANY: usize = 400;
+const AVERAGES: usize = 150;
 
 /// One line.
 #[derive(Debug, Clone)]
@@ -72,16 +75,40 @@ impl Plot for Curves {
         let frame =
             Frame { title: &self.title, x_name: &self.x_name, y_name: &self.y_name, legend: &legend, height: HEIGHT };
         let chart = Chart::draw(surface, &frame, Axis::linear(low.0, high.0, 8), y);
+        let place = |run: Vec<Point>| -> Vec<Point> { run.into_iter().map(|point| chart.place(point)).collect() };
+        let runs = |series: &'_ Series| -> Vec<Vec<Point>> {
+            series
+                .points
+                .split(|point| !self.usable(point))
+                .map(<[Point]>::to_vec)
+                .filter(|run| !run.is_empty())
+                .collect()
+        };
+        // First what is noisy, then the lines that should be followed.
         for (index, series) in self.series.iter().enumerate() {
-            for run in series.points.split(|point| !self.usable(point)).filter(|run| !run.is_empty()) {
-                let places: Vec<Point> = thinned(run).into_iter().map(|point| chart.place(point)).collect();
-                if let [only] = places.as_slice() {
-                    surface.circle(*only, 2.5, colour(index));
+            for run in runs(series).iter().filter(|run| run.len() > MANY) {
+                surface.line(&place(thinned(run)), 1.0, theme::lightened(colour(index)));
+            }
+        }
+        for (index, series) in self.series.iter().enumerate() {
+            for run in runs(series) {
+                let places = place(if run.len() > MANY { averaged(&run) } else { run });
+                match places.as_slice() {
+                    [only] => surface.circle(*only, 2.5, colour(index)),
+                    _ => surface.line(&places, 2.0, colour(index)),
                 }
-                surface.line(&places, 1.8, colour(index));
             }
         }
     }
+}
+
+/// The mean of each of [`AVERAGES`] parts, in x and in y.
+fn averaged(run: &[Point]) -> Vec<Point> {
+    let mean = |part: &[Point]| {
+        let count = part.len() as f64;
+        (part.iter().map(|point| point.0 / count).sum(), part.iter().map(|point| point.1 / count).sum())
+    };
+    run.chunks(run.len().div_ceil(AVERAGES)).map(mean).collect()
 }
 
 /// Keeps the look of a long series: per interval its lowest and highest point, in their order.

@@ -100,6 +100,21 @@ mod theme {
     pub(super) const SERIES: [Rgb; 7] =
         [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [60, 60, 60]];
 
+    /// For lines that stand back behind marks or other lines.
+    pub(super) fn lightened(colour: Rgb) -> Rgb {
+        mixed(colour, PAPER, 0.45)
+    }
+
+    /// For small words, which need more contrast than a mark.
+    pub(super) fn darkened(colour: Rgb) -> Rgb {
+        mixed(colour, INK, 0.45)
+    }
+
+    fn mixed(colour: Rgb, other: Rgb, share: f64) -> Rgb {
+        let mix = |from: u8, to: u8| (f64::from(from) * (1.0 - share) + f64::from(to) * share).round() as u8;
+        [mix(colour[0], other[0]), mix(colour[1], other[1]), mix(colour[2], other[2])]
+    }
+
     pub(super) const TITLE: f64 = 18.0;
     pub(super) const TEXT: f64 = 13.0;
     pub(super) const SMALL: f64 = 12.0;

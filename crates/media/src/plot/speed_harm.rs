@@ -60,13 +60,13 @@ impl SpeedHarmPlot {
         let finite = &mut self.points().map(|point| point.psnr).filter(|psnr| psnr.is_finite());
         let (worst, best) = bounds(finite);
         let (worst, best) = if worst <= best { (worst, best) } else { (20.0, 40.0) };
-        // Room for marks and labels, and for identical pictures above all others.
+        // Room for marks and labels.
         let margin = (best - worst).max(1.0) * 0.06;
-        let identical =
-            if self.points().any(|point| point.psnr.is_infinite()) { (best - worst).max(4.0) * 0.12 } else { 0.0 };
         let side = (fast - slow).max(0.1) * 0.04;
         let x = Axis::linear(slow.min(1.0) - if slow < 1.0 { side } else { 0.0 }, fast + side, 8);
-        (x, Axis::linear(worst - margin, best + margin + identical, 7))
+        let y = Axis::linear(worst - margin, best + margin, 7);
+        let identical = self.points().any(|point| point.psnr.is_infinite());
+        (x, if identical { y.beyond("∞") } else { y })
     }
 
     fn legend(&self) -> Vec<LegendEntry> {
@@ -125,15 +125,13 @@ impl Plot for SpeedHarmPlot {
             height: HEIGHT,
         };
         let chart = Chart::draw(surface, &frame, x, y);
-        let top = chart.y.last();
         let mut lines = Vec::new();
         let mut drawn = Vec::new();
         for (index, family) in self.families.iter().enumerate() {
             let mut points: Vec<&PolicyPoint> = family.points.iter().collect();
             points.sort_by(|left, right| left.speedup.total_cmp(&right.speedup));
-            let places: Vec<Point> =
-                points.iter().map(|point| chart.place((point.speedup, point.psnr.min(top)))).collect();
-            surface.line(&places, 1.6, lightened(colour(index)));
+            let places: Vec<Point> = points.iter().map(|point| chart.place((point.speedup, point.psnr))).collect();
+            surface.line(&places, 1.6, theme::lightened(colour(index)));
             drawn.extend(points.iter().zip(&places).map(|(&point, &at)| Drawn { point, at, colour: colour(index) }));
             lines.push(places);
         }
@@ -172,24 +170,9 @@ fn write_labels(surface: &mut dyn Surface, chart: &Chart, drawn: &[Drawn<'_>], l
             surface.line(&[drawn.at, edge], 0.8, theme::AXIS);
         }
         let at = (rect.x + rect.width / 2.0, rect.y + rect.height / 2.0);
-        let words = Words::new(text, at, theme::SMALL, darkened(drawn.colour)).anchored(Anchor::Middle);
+        let words = Words::new(text, at, theme::SMALL, theme::darkened(drawn.colour)).anchored(Anchor::Middle);
         surface.words(&words.centred_vertically());
     }
-}
-
-fn mixed(colour: Rgb, other: Rgb, share: f64) -> Rgb {
-    [0, 1, 2]
-        .map(|channel| (f64::from(colour[channel]) * (1.0 - share) + f64::from(other[channel]) * share).round() as u8)
-}
-
-/// Lines stand back behind their marks.
-fn lightened(colour: Rgb) -> Rgb {
-    mixed(colour, theme::PAPER, 0.45)
-}
-
-/// Small words need more contrast than a mark.
-fn darkened(colour: Rgb) -> Rgb {
-    mixed(colour, theme::INK, 0.45)
 }
 
 #[cfg(test)]
