@@ -187,6 +187,11 @@ impl Context {
         self.live.as_ref().map(|live| live.executed_plan()).unwrap_or_default()
     }
 
+    #[cfg(test)]
+    pub(crate) fn accounted_and_allocated(&self) -> (usize, usize) {
+        self.live.as_ref().map_or((0, 0), |live| live.accounted_and_allocated())
+    }
+
     fn judge(&mut self, output: &Tensor, skips_before: usize) -> std::result::Result<Health, CacheError> {
         match &mut self.live {
             Some(live) => live.judge(output, skips_before),

@@ -72,7 +72,9 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// A value that is not finite although everything in the step was computed.
-    #[error("{what} is not finite at step {step} of {count} (timestep {timestep}) though nothing was cached there; try --dtype f32, fewer guidance or another sampler")]
+    #[error(
+        "{what} is not finite at step {step} of {count} (timestep {timestep}) though nothing was cached there; try --dtype f32, fewer guidance or another sampler"
+    )]
     NonFinite {
         /// `the model's output` or `the latents`.
         what: &'static str,
@@ -84,7 +86,9 @@ pub enum CacheError {
         timestep: f32,
     },
     /// Latents that carry no picture any more.
-    #[error("{what} collapsed to a constant at step {step} of {count} (standard deviation {std:e}); the picture would be blank")]
+    #[error(
+        "{what} collapsed to a constant at step {step} of {count} (standard deviation {std:e}); the picture would be blank"
+    )]
     Collapsed {
         /// `the latents`.
         what: &'static str,
@@ -105,7 +109,8 @@ impl From<CacheError> for candle_core::Error {
     fn from(error: CacheError) -> Self {
         match error {
             CacheError::Tensor(inner) => inner,
-            other => candle_core::Error::wrap(other),
+            // Without candle's backtrace, which would make the message many lines.
+            other => candle_core::Error::Wrapped(Box::new(other)),
         }
     }
 }

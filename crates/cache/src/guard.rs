@@ -1,5 +1,7 @@
 //! Limits that hold whatever the policy says.
 
+use crate::Step;
+
 /// Limits on skipping. The default computes the first and the last step and nothing more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Guard {
@@ -19,5 +21,15 @@ pub struct Guard {
 impl Default for Guard {
     fn default() -> Self {
         Self { warmup: 1, compute_last: true, longest_skip: None, error_budget: None, collapse_share: 0.02 }
+    }
+}
+
+impl Guard {
+    /// Whether a site must compute at this step, given the longest current run of skips among the
+    /// site and all inside it.
+    pub(crate) fn forbids_skip(&self, step: Step, skips_in_row: usize) -> bool {
+        step.index < self.warmup
+            || (self.compute_last && step.is_last())
+            || self.longest_skip.is_some_and(|limit| skips_in_row >= limit)
     }
 }

@@ -43,3 +43,6 @@ pub use policy::{Ask, Evidence, History, ModelValue, Observation, Policy};
 pub use report::{Group, Percentiles, Report};
 pub use run::{RunHeader, Step};
 pub use site::{Branch, Part, Site};
+
+#[cfg(test)]
+mod tests;

@@ -189,9 +189,7 @@ impl Live {
     }
 
     fn forbids_skip(&self, index: usize, step: Step) -> bool {
-        step.index < self.guard.warmup
-            || (self.guard.compute_last && step.is_last())
-            || self.guard.longest_skip.is_some_and(|limit| self.ledger.longest_skip(index) >= limit)
+        self.guard.forbids_skip(step, self.ledger.longest_skip(index))
     }
 
     pub(crate) fn open(&mut self, index: usize) {
@@ -216,7 +214,9 @@ impl Live {
             Some(budget) if error.is_nan() || error > budget => {
                 let (site, step) = (visit.site, visit.step.index + 1);
                 self.ledger.computed_inside(visit.index, visit.step.index);
-                self.fall_back(format!("the checked error {error:.4} of {site} at step {step} exceeds the budget {budget}"));
+                self.fall_back(format!(
+                    "the checked error {error:.4} of {site} at step {step} exceeds the budget {budget}"
+                ));
                 Ok(false)
             }
             _ => Ok(true),

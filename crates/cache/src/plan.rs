@@ -4,6 +4,7 @@
 //! inspected, hashed and edited. Adaptive decisions and forecasts are in it as executed, a forecast
 //! with its coefficients, so that a replay needs neither thresholds nor the policy that made them.
 
+mod compile;
 mod file;
 mod view;
 

@@ -261,10 +261,7 @@ mod tests {
         assert_eq!(Site::attention(3).to_string(), "3.attention");
         assert_eq!(Site::span(0..8).to_string(), "0.span-8");
         assert_eq!(Site::model().to_string(), "model");
-        assert_eq!(
-            Site::feed_forward(2).with_branch(Branch::UNCONDITIONAL).to_string(),
-            "2.feed-forward@uncond"
-        );
+        assert_eq!(Site::feed_forward(2).with_branch(Branch::UNCONDITIONAL).to_string(), "2.feed-forward@uncond");
         assert_eq!(Site::stage(1).with_branch(Branch::endpoint(3)).to_string(), "1.stage@endpoint-3");
         assert_eq!(Site::residual(1).with_branch(Branch::chunk(7)).to_string(), "1.residual@chunk-7");
     }

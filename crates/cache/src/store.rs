@@ -51,12 +51,6 @@ pub(crate) struct Keep {
     pub(crate) measuring: bool,
 }
 
-impl Keep {
-    fn count(self) -> usize {
-        self.needed.max(usize::from(self.measuring))
-    }
-}
-
 /// Values of all sites, by the ledger's index of the site.
 #[derive(Default)]
 pub(crate) struct Store {
@@ -68,24 +62,27 @@ pub(crate) struct Store {
 impl Store {
     /// Remembers a value as the site's newest and forgets what `keep` does not ask for.
     pub(crate) fn put(&mut self, index: usize, step: usize, value: &Tensor, keep: Keep) -> Result<()> {
-        self.trim(index, Keep { needed: keep.count().saturating_sub(1), measuring: false });
-        if keep.count() == 0 {
+        if keep.needed == 0 && !keep.measuring {
+            self.trim(index, keep);
             return Ok(());
         }
         let value = own(value)?;
         let bytes = value.elem_count() * value.dtype().size_in_bytes();
         self.change(index, |ring| {
+            let older = ring.needed.min(keep.needed.saturating_sub(1));
+            ring.entries.truncate(older);
             ring.entries.push_front(Remembered { step, value, bytes });
-            ring.needed = keep.needed;
+            ring.needed = keep.needed.min(older + 1);
         });
         Ok(())
     }
 
-    /// Forgets what `keep` does not ask for.
+    /// Forgets what `keep` does not ask for. A value kept only for measuring stays that: a policy
+    /// that asks for more later must not depend on whether drift is measured.
     pub(crate) fn trim(&mut self, index: usize, keep: Keep) {
         self.change(index, |ring| {
-            ring.entries.truncate(keep.count());
-            ring.needed = keep.needed;
+            ring.needed = ring.needed.min(keep.needed);
+            ring.entries.truncate(ring.needed.max(usize::from(keep.measuring)));
         });
     }
 
@@ -204,6 +201,8 @@ mod tests {
         store.trim(3, Keep { needed: 0, measuring: true });
         assert_eq!(store.held(), Bytes { needed: 0, measuring: 40 });
         assert!(store.history(3).is_empty(), "a value kept for measuring is none of the policy's");
+        store.trim(3, Keep { needed: 2, measuring: true });
+        assert!(store.history(3).is_empty(), "and does not become one");
         store.trim(3, Keep::default());
         assert_eq!((store.held(), store.allocated()), (Bytes::default(), 0));
         assert_eq!(store.peak(), Bytes { needed: 120, measuring: 40 });

@@ -26,7 +26,9 @@ use super::options::{OptionDoc, Options};
 use super::taylor::{Basis, taylor_coefficients};
 use super::{Descriptor, spelling, unless};
 use crate::store::own;
-use crate::{Action, Ask, Branch, CacheError, Coefficients, Evidence, Observation, Part, Policy, RunHeader, Site, Step};
+use crate::{
+    Action, Ask, Branch, CacheError, Coefficients, Evidence, Observation, Part, Policy, RunHeader, Site, Step,
+};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "dbcache",
@@ -144,7 +146,8 @@ fn change_between(previous: &Tensor, current: &Tensor) -> Option<f32> {
     }
     let change = refrain_ops::relative_l1(previous, current).ok()?;
     // Zero means equal residuals, or that both have vanished: then there is nothing to go by.
-    let vanished = change == 0.0 && previous.abs().and_then(|size| size.max_all()).and_then(|m| scalar(&m)).ok()? == 0.0;
+    let vanished =
+        change == 0.0 && previous.abs().and_then(|size| size.max_all()).and_then(|m| scalar(&m)).ok()? == 0.0;
     (change.is_finite() && !vanished).then_some(change)
 }
 

@@ -25,10 +25,18 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "easycache",
     summary: "skip the model while its output is predicted to change little (EasyCache, arXiv 2507.02860)",
     options: &[
-        OptionDoc { key: "threshold", default: "0.1", help: "largest predicted relative change, summed over a run of skips" },
+        OptionDoc {
+            key: "threshold",
+            default: "0.1",
+            help: "largest predicted relative change, summed over a run of skips",
+        },
         OptionDoc { key: "start", default: "0.15", help: "share of the steps before the first skip" },
         OptionDoc { key: "end", default: "0.95", help: "share of the steps after which nothing is skipped" },
-        OptionDoc { key: "keep", default: "residual", help: "what is remembered: residual (output minus input) or output" },
+        OptionDoc {
+            key: "keep",
+            default: "residual",
+            help: "what is remembered: residual (output minus input) or output",
+        },
     ],
     parse: |options| {
         let settings = Settings {

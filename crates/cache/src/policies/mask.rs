@@ -16,7 +16,11 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "mask",
     summary: "skip whole steps by a list such as 1,1,0,1 (1 = compute) or a preset of the cache-dit project",
     options: &[
-        OptionDoc { key: "steps", default: "medium", help: "a list with one digit per step, or slow, medium, fast, ultra" },
+        OptionDoc {
+            key: "steps",
+            default: "medium",
+            help: "a list with one digit per step, or slow, medium, fast, ultra",
+        },
         KEEP,
     ],
     parse: |options| {
@@ -115,7 +119,9 @@ impl StepMask {
             .collect();
         match list {
             Some(list) if !list.is_empty() && list.len() <= MAX_STEPS => Ok(Some(Self::List(list))),
-            _ => Err(options.bad(key, text, "digits 1 and 0, one per step, or one of slow, medium, fast, ultra".into())),
+            _ => {
+                Err(options.bad(key, text, "digits 1 and 0, one per step, or one of slow, medium, fast, ultra".into()))
+            }
         }
     }
 

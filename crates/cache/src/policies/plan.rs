@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::options::OptionDoc;
 use super::{Descriptor, spelling};
 use crate::plan::Planned;
 use crate::{Action, Ask, Branch, CacheError, ModelValue, Part, Plan, Policy, RunHeader, Site, Step};
-use super::options::OptionDoc;
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "plan",

@@ -73,12 +73,12 @@ pub enum Basis {
 /// allows. `None` without history.
 pub fn taylor_coefficients(basis: Basis, order: usize, history: &[usize], index: usize) -> Option<Coefficients> {
     let newest = *history.first()?;
-    let distance = |later: usize, earlier: usize| later.checked_sub(earlier).filter(|&gap| gap > 0).map(|gap| gap as f64);
+    let distance =
+        |later: usize, earlier: usize| later.checked_sub(earlier).filter(|&gap| gap > 0).map(|gap| gap as f64);
     let x = distance(index, newest);
     let first = history.get(1).filter(|_| order >= 1).and_then(|&previous| distance(newest, previous));
     let (Some(x), Some(g1)) = (x, first) else { return Some(Coefficients::HOLD) };
-    let second =
-        history.get(1).zip(history.get(2)).filter(|_| order >= 2).and_then(|(&one, &two)| distance(one, two));
+    let second = history.get(1).zip(history.get(2)).filter(|_| order >= 2).and_then(|(&one, &two)| distance(one, two));
     let (held, slope) = (1.0 + x / g1, -x / g1);
     let Some(g2) = second else { return Coefficients::new(&[held as f32, slope as f32]) };
     // Both add a multiple of the second difference (F0 - F1)/g1 - (F1 - F2)/g2.

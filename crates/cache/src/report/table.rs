@@ -11,7 +11,8 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let share = 100.0 * self.computed_share;
         writeln!(out, "cache {}: {share:.1} % computed in {} of {} steps", self.policy, self.steps_done, self.steps)?;
-        let rows: Vec<[String; 9]> = std::iter::once(HEAD.map(String::from)).chain(self.groups.iter().map(row)).collect();
+        let rows: Vec<[String; 9]> =
+            std::iter::once(HEAD.map(String::from)).chain(self.groups.iter().map(row)).collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; 9] = std::array::from_fn(width);
         for row in &rows {

@@ -1,0 +1,9 @@
+//! Tests of the crate as a whole, on a toy denoiser.
+
+mod golden;
+mod guards;
+mod invariants;
+mod plans;
+mod router;
+mod spellings;
+mod toy;
