@@ -149,6 +149,14 @@ mod tests {
     }
 
     #[test]
+    fn sides_beyond_a_format_are_errors() {
+        for (format, side) in [(Format::WebP, 16_385), (Format::Jpeg, 65_536)] {
+            let error = encode_picture(&Picture::filled(side, 1, [0; 3]), format, &Metadata::new()).unwrap_err();
+            assert!(matches!(error, MediaError::Encode { .. }) && !error.to_string().contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
     fn the_ending_chooses() {
         assert_eq!(Format::from_path("a.JPG".as_ref()).unwrap(), Format::Jpeg);
         assert_eq!(Format::from_path("a.b.webp".as_ref()).unwrap(), Format::WebP);

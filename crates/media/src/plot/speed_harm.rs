@@ -131,7 +131,10 @@ impl Plot for SpeedHarmPlot {
             let mut points: Vec<&PolicyPoint> = family.points.iter().collect();
             points.sort_by(|left, right| left.speedup.total_cmp(&right.speedup));
             let places: Vec<Point> = points.iter().map(|point| chart.place((point.speedup, point.psnr))).collect();
-            surface.line(&places, 1.6, theme::lightened(colour(index)));
+            // No line leads to infinity.
+            let finite = points.iter().zip(&places).filter(|(point, _)| point.psnr.is_finite());
+            let joined: Vec<Point> = finite.map(|(_, &place)| place).collect();
+            surface.line(&joined, 1.6, theme::lightened(colour(index)));
             drawn.extend(points.iter().zip(&places).map(|(&point, &at)| Drawn { point, at, colour: colour(index) }));
             lines.push(places);
         }

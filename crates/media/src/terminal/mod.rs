@@ -39,7 +39,7 @@ impl Default for Bounds {
 pub struct Preview {
     /// Escape sequences and text.
     pub bytes: Vec<u8>,
-    /// Lines that the cursor moved down.
+    /// Lines that the cursor moved down; for Sixel, which counts in pixels, an estimate for cells of 8 by 16 pixels.
     pub rows: u32,
 }
 
