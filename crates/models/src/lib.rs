@@ -8,7 +8,9 @@
 pub mod autoencoder_kl;
 mod config;
 mod denoiser;
+pub mod dit;
 mod error;
+mod modulation;
 pub mod pixart;
 mod position;
 pub mod t5;

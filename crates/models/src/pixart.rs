@@ -3,20 +3,23 @@
 mod block;
 mod config;
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use refrain_cache::Context;
 use refrain_ops::{Activation, Linear, Precision, TimestepEmbeddingOptions, layer_norm_modulate, silu};
 
-use block::{Block, BlockText, Modulation, mask_bias};
+use block::{Block, BlockText, mask_bias};
 pub use config::PixArtConfig;
+pub(crate) use config::{channels, check_width};
 
 use crate::{
     denoiser::{Conditions, Denoiser, LatentShape, SiteInfo},
     error::ModelError,
+    modulation::Modulation,
     position::GridPositions,
     transformer::{
-        PatchEmbedding, SinusoidalEmbedder, edge_precision, linear, linear_parameters, patch_grid, unpatchify,
+        OutputShape, PatchEmbedding, SinusoidalEmbedder, edge_precision, linear, linear_parameters, output_linear,
+        patch_grid, unpatchify,
     },
     weights::Weights,
 };
@@ -108,6 +111,8 @@ impl PixArt {
         let positions = GridPositions::new(width, config.sample_size / config.patch_size, config.interpolation_scale);
         let stored = (config.in_channels, config.patch_size);
         let blocks = weights.at("transformer_blocks");
+        let shape =
+            OutputShape { width, patch: config.patch_size, kept: config.in_channels, stored: config.out_channels };
         Ok(Self {
             patches: PatchEmbedding::load(&weights.at("pos_embed"), stored, (width, positions), edge)?,
             timestep: embedder("timestep_embedder", width)?,
@@ -122,7 +127,7 @@ impl PixArt {
                 .map(|index| Block::load(&blocks.at(index), config, index, precision))
                 .collect::<std::result::Result<_, _>>()?,
             output_table: weights.tensor_f32("scale_shift_table", &[2, width])?.unsqueeze(0)?,
-            output: load_output(&weights.at("proj_out"), config, edge)?,
+            output: output_linear(&weights.at("proj_out"), shape, edge)?,
             config: config.clone(),
         })
     }
@@ -223,27 +228,6 @@ fn load_size(
         resolution: embedder("resolution_embedder", width)?,
         aspect_ratio: embedder("aspect_ratio_embedder", width)?,
     })
-}
-
-/// The last product, without the rows of a learned variance.
-fn load_output(
-    weights: &Weights,
-    config: &PixArtConfig,
-    precision: Precision,
-) -> std::result::Result<Linear, ModelError> {
-    let (width, kept, stored) = (config.width(), config.in_channels, config.out_channels);
-    let pixels = config.patch_size * config.patch_size;
-    let weight = weights
-        .tensor("weight", &[pixels * stored, width])?
-        .reshape((pixels, stored, width))?
-        .narrow(1, 0, kept)?
-        .reshape((pixels * kept, width))?;
-    let bias = weights
-        .tensor("bias", &[pixels * stored])?
-        .reshape((pixels, stored))?
-        .narrow(D::Minus1, 0, kept)?
-        .reshape(pixels * kept)?;
-    Ok(Linear::new(&weight, Some(&bias), precision)?)
 }
 
 impl Denoiser for PixArt {

@@ -245,6 +245,32 @@ impl PatchEmbedding {
     }
 }
 
+/// Shape of a model's last product.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutputShape {
+    pub(crate) width: usize,
+    pub(crate) patch: usize,
+    /// Channels that sampling reads.
+    pub(crate) kept: usize,
+    /// Channels in the checkpoint: twice as many with a learned variance.
+    pub(crate) stored: usize,
+}
+
+/// The last product, without the rows of a learned variance.
+pub(crate) fn output_linear(
+    weights: &Weights,
+    shape: OutputShape,
+    precision: Precision,
+) -> std::result::Result<Linear, ModelError> {
+    let OutputShape { width, patch, kept, stored } = shape;
+    let pixels = patch * patch;
+    let weight = weights.tensor("weight", &[pixels * stored, width])?.reshape((pixels, stored, width))?;
+    let bias = weights.tensor("bias", &[pixels * stored])?.reshape((pixels, stored))?;
+    let weight = weight.narrow(1, 0, kept)?.reshape((pixels * kept, width))?;
+    let bias = bias.narrow(1, 0, kept)?.reshape(pixels * kept)?;
+    Ok(Linear::new(&weight, Some(&bias), precision)?)
+}
+
 /// Rows and columns of patches; an error unless the latents divide into them.
 pub(crate) fn patch_grid(latents: &Tensor, patch: usize) -> Result<(usize, usize)> {
     let (_, _, height, width) = latents.dims4()?;

@@ -8,13 +8,18 @@ use crate::{error::Result, source::ModelSource};
 /// Bytes hashed at once; the parts of a large file are hashed in parallel.
 const PART: usize = 4 << 20;
 
+/// Component folders in the order of hashing.
+const COMPONENTS: [&str; 5] = ["scheduler", "text_encoder", "tokenizer", "transformer", "vae"];
+/// Files that a picture depends on, besides the tensors.
+const CONFIGURATIONS: [&str; 3] = ["config.json", "scheduler_config.json", "tokenizer.json"];
+
 /// SHA-256 in hexadecimal over the names and contents of the components' configurations and tensors, in a fixed order: the
 /// same for a folder and its embedded copy. A file counts by the hashes of its parts of 4 MiB, so that it is quick.
-pub(crate) fn fingerprint(source: &ModelSource, components: &[&str]) -> Result<String> {
+pub(crate) fn fingerprint(source: &ModelSource) -> Result<String> {
     let mut whole = Sha256::new();
-    for component in components {
+    for component in COMPONENTS {
         for name in source.list(component) {
-            if name != "config.json" && !name.ends_with(".safetensors") {
+            if !CONFIGURATIONS.contains(&name.as_str()) && !name.ends_with(".safetensors") {
                 continue;
             }
             let path = format!("{component}/{name}");

@@ -13,6 +13,7 @@
 
 mod autoencoder;
 mod checkpoint;
+mod classes;
 mod error;
 mod fingerprint;
 mod generate;
@@ -23,6 +24,7 @@ mod source;
 mod text;
 
 pub use autoencoder::Autoencoder;
+pub use classes::ClassNames;
 pub use error::{PipelineError, Result};
 pub use generate::Observe;
 pub use index::PipelineClass;

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use refrain_cache::RunHeader;
 use refrain_models::{
     Conditions, ConfigFile, Denoiser, LatentShape, SiteInfo,
+    dit::{Dit, DitConfig},
     pixart::{PixArt, PixArtConfig},
 };
 use refrain_ops::Precision;
@@ -13,6 +14,7 @@ use refrain_samplers::{Sampler, Schedule, SchedulerConfig};
 use crate::{
     autoencoder::Autoencoder,
     checkpoint::open_weights,
+    classes::ClassNames,
     error::{PipelineError, Result},
     fingerprint::fingerprint,
     index::{ModelIndex, PipelineClass},
@@ -34,6 +36,7 @@ pub struct LoadOptions {
 /// The denoiser with what conditions it.
 pub(crate) enum Family {
     PixArt { model: PixArt, text: TextEncoder },
+    Dit { model: Dit, classes: ClassNames },
 }
 
 /// A running pipeline: all weights packed, ready to generate.
@@ -102,6 +105,7 @@ impl Pipeline {
     pub fn denoiser(&self) -> &dyn Denoiser {
         match &self.family {
             Family::PixArt { model, .. } => model,
+            Family::Dit { model, .. } => model,
         }
     }
 
@@ -109,6 +113,15 @@ impl Pipeline {
     pub fn text_encoder(&self) -> Option<&TextEncoder> {
         match &self.family {
             Family::PixArt { text, .. } => Some(text),
+            Family::Dit { .. } => None,
+        }
+    }
+
+    /// The classes, of families that are conditioned on one.
+    pub fn classes(&self) -> Option<&ClassNames> {
+        match &self.family {
+            Family::Dit { classes, .. } => Some(classes),
+            Family::PixArt { .. } => None,
         }
     }
 
@@ -150,7 +163,7 @@ impl Pipeline {
         if let Some(known) = self.fingerprint.get() {
             return Ok(known);
         }
-        let computed = fingerprint(&self.source, &["text_encoder", "transformer", "vae"])?;
+        let computed = fingerprint(&self.source)?;
         Ok(self.fingerprint.get_or_init(|| computed))
     }
 
@@ -212,7 +225,8 @@ impl Pipeline {
         Ok(LatentShape { height: size.latent_height, width: size.latent_width, text_tokens })
     }
 
-    /// What the denoiser is told about the picture, prepared once: rows [negative, prompt] with guidance, else [prompt].
+    /// What the denoiser is told about the picture, prepared once: rows [negative, prompt] (or
+    /// [no class, class]) with guidance, else the second alone.
     ///
     /// # Errors
     /// If the text cannot be encoded or the size is not possible.
@@ -225,6 +239,15 @@ impl Pipeline {
                 let (states, mask) = text.encode_batch(texts)?;
                 let prepared = model.prepare_text(&states, Some(&mask), (size.height, size.width))?;
                 Ok(Conditions::Text(prepared))
+            }
+            Family::Dit { model, classes } => {
+                let label = request.class_label.ok_or_else(|| PipelineError::Request {
+                    what: "class",
+                    problem: format!("is missing, this model wants one of its {} classes", classes.count()),
+                })?;
+                let labels = [model.config().null_class(), classes.check(label)?];
+                let labels = if request.is_guided() { &labels[..] } else { &labels[1..] };
+                Ok(Conditions::Classes(labels.to_vec()))
             }
         }
     }
@@ -259,7 +282,7 @@ impl Pipeline {
                 );
                 Err(PipelineError::Mismatch { first: "transformer", second: "text_encoder", problem })
             }
-            Family::PixArt { .. } => Ok(()),
+            Family::PixArt { .. } | Family::Dit { .. } => Ok(()),
         }
     }
 }
@@ -282,7 +305,10 @@ fn load_family(source: &ModelSource, index: &ModelIndex, precision: Precision) -
             Ok(Family::PixArt { model: model?, text: text? })
         }
         PipelineClass::Dit => {
-            Err(PipelineError::Request { what: "class DiTPipeline", problem: "is not read yet".to_owned() })
+            index.component("transformer", &["DiTTransformer2DModel", "Transformer2DModel"])?;
+            let config = DitConfig::from_json(&config()?)?;
+            let model = Dit::load(&open_weights(source, "transformer")?, &config, precision)?;
+            Ok(Family::Dit { classes: ClassNames::read(index, config.classes), model })
         }
     }
 }

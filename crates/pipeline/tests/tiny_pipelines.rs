@@ -92,3 +92,44 @@ fn size_conditions_and_attentive_levels() -> TestResult {
 fn single_level_autoencoder_without_guidance() -> TestResult {
     text_pipeline_agrees("pixart-plain")
 }
+
+fn class_pipeline_agrees(name: &str) -> TestResult {
+    let folder = fixture(name);
+    let (pipeline, expected) = (load(&folder)?, tensors(&folder.join("expected.safetensors"))?);
+    let request = request(&folder)?;
+    let guided = ImageRequest { guidance_scale: 2.0, ..request.clone() };
+    transformer_agrees(&pipeline, &expected, &pipeline.conditions(&guided)?)?;
+    autoencoder_agrees(&pipeline, &expected)?;
+    pictures_agree(&pipeline, &expected, request)
+}
+
+/// The pipeline itself ran here: its null class is 1000.
+#[test]
+fn dit_with_learned_sigma() -> TestResult {
+    class_pipeline_agrees("dit-learned-sigma")
+}
+
+#[test]
+fn dit_with_few_classes() -> TestResult {
+    class_pipeline_agrees("dit-few-classes")
+}
+
+#[test]
+fn dit_with_large_patches_and_without_guidance() -> TestResult {
+    class_pipeline_agrees("dit-patch4")
+}
+
+#[test]
+fn classes_go_by_number_or_name() -> TestResult {
+    let pipeline = load(&fixture("dit-learned-sigma"))?;
+    let classes = pipeline.classes().ok_or("no classes")?;
+    for text in ["207", "golden retriever", " Golden Retriever", "dog"] {
+        assert_eq!(classes.find(text)?, 207);
+    }
+    for (text, expected) in [("1000", "beyond"), ("-1", "unknown"), ("retriever", "did you mean golden retriever?")] {
+        let message = classes.find(text).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(pipeline.conditions(&ImageRequest::default()).is_err());
+    Ok(())
+}

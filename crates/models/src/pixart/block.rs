@@ -2,11 +2,12 @@
 
 use candle_core::{DType, Result, Tensor};
 use refrain_cache::{Context, Site};
-use refrain_ops::{AttentionOptions, Linear, Precision, add, attention, gate_residual, layer_norm_modulate};
+use refrain_ops::{AttentionOptions, Linear, Precision, add, attention, gate_residual};
 
 use super::PixArtConfig;
 use crate::{
     error::ModelError,
+    modulation::{Modulation, NormAffine},
     transformer::{AttentionSize, FeedForward, SelfAttention, fused_linear, linear, linear_parameters},
     weights::Weights,
 };
@@ -49,42 +50,6 @@ impl CrossAttention {
 pub(super) struct BlockText {
     key: Tensor,
     value: Tensor,
-}
-
-/// Shift, scale and gate of both gated parts, `[1 or b, width]` each.
-pub(super) struct Modulation {
-    attention_shift: Tensor,
-    attention_scale: Tensor,
-    attention_gate: Tensor,
-    feed_forward_shift: Tensor,
-    feed_forward_scale: Tensor,
-    feed_forward_gate: Tensor,
-}
-
-/// A norm's own weight and bias `[width]`, which fold into scale and shift.
-#[derive(Debug)]
-struct NormAffine {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl NormAffine {
-    fn load(weights: &Weights, width: usize, present: bool) -> std::result::Result<Option<Self>, ModelError> {
-        if !present {
-            return Ok(None);
-        }
-        Ok(Some(Self { weight: weights.tensor_f32("weight", &[width])?, bias: weights.tensor_f32("bias", &[width])? }))
-    }
-
-    /// (n·w + b)·(1 + scale) + shift = n·(1 + scale′) + shift′.
-    fn fold(affine: Option<&Self>, shift: Tensor, scale: Tensor) -> Result<(Tensor, Tensor)> {
-        let Some(affine) = affine else {
-            return Ok((shift, scale));
-        };
-        let factor = (scale + 1.0)?;
-        let shift = (shift + factor.broadcast_mul(&affine.bias)?)?;
-        Ok((shift, (factor.broadcast_mul(&affine.weight)? - 1.0)?))
-    }
 }
 
 /// Self-attention, cross-attention and feed-forward, the first and last modulated by the timestep (arXiv 2310.00426).
@@ -133,20 +98,9 @@ impl Block {
         }
     }
 
-    /// Splits the timestep's modulation `[b, 6, width]`, after this block's table is added to it.
+    /// Splits the timestep's modulation `[1 or b, 6, width]`, after this block's table is added to it.
     pub(super) fn modulation(&self, timestep: &Tensor) -> Result<Modulation> {
-        let sum = timestep.broadcast_add(&self.table)?;
-        let row = |index: usize| sum.narrow(1, index, 1)?.squeeze(1)?.contiguous();
-        let (attention_shift, attention_scale) = NormAffine::fold(self.norm1.as_ref(), row(0)?, row(1)?)?;
-        let (feed_forward_shift, feed_forward_scale) = NormAffine::fold(self.norm2.as_ref(), row(3)?, row(4)?)?;
-        Ok(Modulation {
-            attention_shift,
-            attention_scale,
-            attention_gate: row(2)?,
-            feed_forward_shift,
-            feed_forward_scale,
-            feed_forward_gate: row(5)?,
-        })
+        Modulation::split(&timestep.broadcast_add(&self.table)?, self.norm1.as_ref(), self.norm2.as_ref())
     }
 
     /// `hidden` `[b, n, width]`; each of the three parts asks `cx` first, with its output before the gate.
@@ -158,9 +112,7 @@ impl Block {
         (text, bias): (&BlockText, Option<&Tensor>),
     ) -> Result<Tensor> {
         let attended = cx.run(Site::attention(self.index), |_| {
-            let (shift, scale) = (&modulation.attention_shift, &modulation.attention_scale);
-            let normed = layer_norm_modulate(hidden, shift, scale, self.epsilon)?;
-            self.attention.forward(&normed)
+            self.attention.forward(&modulation.attention_input(hidden, self.epsilon)?)
         })?;
         let hidden = gate_residual(hidden, &modulation.attention_gate, &attended)?;
 
@@ -170,9 +122,7 @@ impl Block {
         let hidden = add(&hidden, &crossed)?;
 
         let fed = cx.run(Site::feed_forward(self.index), |_| {
-            let (shift, scale) = (&modulation.feed_forward_shift, &modulation.feed_forward_scale);
-            let normed = layer_norm_modulate(&hidden, shift, scale, self.epsilon)?;
-            self.feed_forward.forward(&normed)
+            self.feed_forward.forward(&modulation.feed_forward_input(&hidden, self.epsilon)?)
         })?;
         gate_residual(&hidden, &modulation.feed_forward_gate, &fed)
     }
