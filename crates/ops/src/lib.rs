@@ -6,21 +6,30 @@
 
 mod attention;
 mod convolution;
+mod differentiable;
+mod elementary;
 mod embedding;
 mod group_norm;
 mod linear;
 pub mod mapped;
+mod matmul;
 mod measure;
 mod norm;
+mod parallel;
 mod pointwise;
+mod simd;
+#[cfg(test)]
+mod testing;
+mod tile;
+mod transpose;
 mod types;
 
-pub use attention::{AttentionOptions, attention, attention_packed_qkv, attention_reference};
+pub use attention::{AttentionOptions, KeyValueRing, attention, attention_packed_qkv, attention_reference};
 pub use convolution::{Conv2d, ConvEpilogue};
 pub use embedding::{TimestepEmbeddingOptions, timestep_embedding};
 pub use group_norm::GroupNorm;
 pub use linear::Linear;
-pub use measure::{Health, health, relative_l1, relative_l2};
+pub use measure::{Health, health, relative_l1, relative_l1_reference, relative_l2, relative_l2_reference};
 pub use norm::{
     layer_norm, layer_norm_modulate, layer_norm_modulate_reference, layer_norm_reference, rms_norm, rms_norm_reference,
 };

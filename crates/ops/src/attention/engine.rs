@@ -1,0 +1,241 @@
+//! Attention itself: a few queries at a time walk over blocks of keys, keeping the largest score and the sum so far
+//! (online softmax, arXiv 1805.02867 and 2205.14135), so scores are never written out.
+
+use rayon::prelude::*;
+
+use super::packing::{BLOCK, KeyLayout, PANEL, Rows};
+use crate::elementary::exp_not_positive;
+use crate::parallel::{Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, at_least, for_units, with_scratch, written};
+use crate::simd::multiversion;
+use crate::tile::{LANES, Left, Steps, Sums, multiply};
+
+/// Queries that walk together.
+const QUERIES: usize = 32;
+
+/// Packed keys and values of all heads.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    pub(crate) layout: &'a KeyLayout,
+    /// Of head h of batch b from (b·heads + h)·`layout.key_words()` on.
+    pub(crate) keys: &'a [u32],
+    /// Likewise.
+    pub(crate) values: &'a [u32],
+    /// Number of keys (of places, in a ring).
+    pub(crate) count: usize,
+}
+
+/// An additive bias `[batch, heads, queries, keys]` with step 0 where it is the same for all.
+#[derive(Clone, Copy)]
+pub(crate) struct Bias<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) batch_step: usize,
+    pub(crate) head_step: usize,
+    pub(crate) query_step: usize,
+}
+
+/// One attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Attention<'a> {
+    pub(crate) batch: usize,
+    pub(crate) heads: usize,
+    pub(crate) queries: Rows<'a>,
+    pub(crate) query_count: usize,
+    pub(crate) keys: Keys<'a>,
+    pub(crate) bias: Option<Bias<'a>>,
+    pub(crate) scale: f32,
+}
+
+/// Memory for keys and values of `count` heads, and the packing of them. Packs `key_count` rows of each.
+pub(crate) fn pack(
+    layout: &KeyLayout,
+    (batch, heads): (usize, usize),
+    key_count: usize,
+    keys: Rows<'_>,
+    values: Rows<'_>,
+) -> (Vec<u32>, Vec<u32>) {
+    let mut key_words = vec![0u32; batch * heads * layout.key_words()];
+    let mut value_words = vec![0u32; batch * heads * layout.value_words()];
+    let width = layout.width;
+    let worth = batch * heads * key_count * width >= WORTH_VALUES;
+    for_heads(layout, worth, &mut key_words, &mut value_words, |index, key_words, value_words| {
+        let (batch, head) = (index / heads, index % heads);
+        layout.pack_keys(key_count, |row| keys.row(batch, row, head, width), key_words);
+        layout.pack_values(key_count, |row| values.row(batch, row, head, width), value_words);
+    });
+    (key_words, value_words)
+}
+
+/// Runs `work` on the keys and values of each head.
+pub(crate) fn for_heads(
+    layout: &KeyLayout,
+    worth: bool,
+    keys: &mut [u32],
+    values: &mut [u32],
+    work: impl Fn(usize, &mut [u32], &mut [u32]) + Sync + Send,
+) {
+    let (key_words, value_words) = (layout.key_words().max(1), layout.value_words().max(1));
+    if worth {
+        let parts = keys.par_chunks_mut(key_words).zip(values.par_chunks_mut(value_words));
+        parts.enumerate().for_each(|(index, (keys, values))| work(index, keys, values));
+    } else {
+        let parts = keys.chunks_mut(key_words).zip(values.chunks_mut(value_words));
+        parts.enumerate().for_each(|(index, (keys, values))| work(index, keys, values));
+    }
+}
+
+impl Attention<'_> {
+    /// The result `[batch, queries, heads·width]`.
+    pub(crate) fn run(&self) -> Vec<f32> {
+        let width = self.keys.layout.width;
+        let blocks = self.query_count.div_ceil(QUERIES);
+        let length = self.batch * self.query_count * self.heads * width;
+        let flops = 4 * length * self.keys.count;
+        let steps = Steps::contiguous(self.keys.layout.width_steps);
+        // SAFETY: the units cover every block of queries of every head once, and each writes all of its rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            written(length, |output| {
+                for_units(self.batch * self.heads * blocks, flops >= WORTH_FLOPS, |index| {
+                    let (head, block) = (index / blocks, index % blocks);
+                    with_scratch(|scratch| {
+                        self.unit(head / self.heads, head % self.heads, block * QUERIES, &steps, scratch, output);
+                    });
+                });
+            })
+        }
+    }
+
+    fn unit(&self, batch: usize, head: usize, first: usize, steps: &Steps, scratch: &mut Scratch, output: &Unwritten) {
+        let layout = self.keys.layout;
+        let (width, columns, arithmetic) = (layout.width, layout.columns(), layout.arithmetic);
+        let count = QUERIES.min(self.query_count - first);
+        let Scratch { words, sums, rows } = scratch;
+        let (queries, probabilities) =
+            at_least(words, QUERIES * (layout.width_steps + BLOCK)).split_at_mut(QUERIES * layout.width_steps);
+        let (scores, totals) = at_least(sums, QUERIES * (BLOCK + columns)).split_at_mut(QUERIES * BLOCK);
+        for query in 0..count {
+            let scaled = at_least(rows, width);
+            let row = self.queries.row(batch, first + query, head, width);
+            for (scaled, value) in scaled.iter_mut().zip(row) {
+                *scaled = value * self.scale;
+            }
+            arithmetic.pack_row(scaled, &mut queries[query * layout.width_steps..]);
+        }
+        let index = batch * self.heads + head;
+        let keys = &self.keys.keys[index * layout.key_words()..][..layout.key_words()];
+        let values = &self.keys.values[index * layout.value_words()..][..layout.value_words()];
+        let mut state = [Softmax::START; QUERIES];
+        for start in (0..self.keys.count).step_by(BLOCK) {
+            let present = BLOCK.min(self.keys.count - start);
+            for panel in (0..present).step_by(PANEL) {
+                let left = Left { words: queries, start: 0, row_step: layout.width_steps, rows: count };
+                let right = &keys[(start + panel) * layout.width_steps..];
+                let mut sums = Sums { values: &mut scores[panel..], row_step: BLOCK, accumulate: false };
+                multiply(arithmetic, left, steps, right, PANEL / LANES, &mut sums);
+            }
+            for (query, state) in state.iter_mut().enumerate().take(count) {
+                let scores = &mut scores[query * BLOCK..][..present];
+                if let Some(bias) = &self.bias {
+                    let start =
+                        batch * bias.batch_step + head * bias.head_step + (first + query) * bias.query_step + start;
+                    add_into(scores, &bias.values[start..start + present]);
+                }
+                let factor = softmax_block(scores, state);
+                arithmetic.pack_row(scores, &mut probabilities[query * BLOCK..]);
+                if start > 0 && factor != 1.0 {
+                    scale_by(&mut totals[query * columns..][..columns], factor);
+                }
+            }
+            let left = Left { words: probabilities, start: 0, row_step: BLOCK, rows: count };
+            self.weigh(left, present, &values[start / BLOCK * layout.value_block()..], start > 0, totals);
+        }
+        for (query, state) in state.iter().enumerate().take(count) {
+            let start = ((batch * self.query_count + first + query) * self.heads + head) * width;
+            // SAFETY: this head's part of this query's row, which no other unit touches.
+            #[allow(unsafe_code)]
+            let target = unsafe { output.part(start, width) };
+            // A row that saw no key at all is zero; a sum that is not a number stays one.
+            let factor = if state.sum == 0.0 || self.keys.count == 0 { 0.0 } else { 1.0 / state.sum };
+            if factor == 0.0 {
+                target.fill(0.0);
+                continue;
+            }
+            for (target, total) in target.iter_mut().zip(&totals[query * columns..]) {
+                *target = total * factor;
+            }
+        }
+    }
+
+    /// Adds probabilities · values of one block to the totals.
+    fn weigh(&self, left: Left<'_>, present: usize, values: &[u32], accumulate: bool, totals: &mut [f32]) {
+        let layout = self.keys.layout;
+        let (columns, block_steps) = (layout.columns(), layout.arithmetic.steps(BLOCK));
+        let steps = Steps::contiguous(layout.arithmetic.steps(present));
+        let mut column = 0;
+        for &vectors in &layout.value_panels {
+            let mut sums = Sums { values: &mut totals[column..], row_step: columns, accumulate };
+            multiply(layout.arithmetic, left, &steps, &values[column * block_steps..], vectors, &mut sums);
+            column += vectors * LANES;
+        }
+    }
+}
+
+/// One query's softmax so far.
+#[derive(Debug, Clone, Copy)]
+struct Softmax {
+    largest: f32,
+    sum: f32,
+}
+
+impl Softmax {
+    const START: Self = Self { largest: f32::NEG_INFINITY, sum: 0.0 };
+}
+
+multiversion! {
+    /// Turns scores into unnormalised probabilities; gives the factor by which earlier totals shrink.
+    fn softmax_block(scores: &mut [f32], state: &mut Softmax) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (whole, rest) = scores.as_chunks::<LANES>();
+        for chunk in whole {
+            for (lane, score) in lanes.iter_mut().zip(chunk) {
+                *lane = if *score > *lane { *score } else { *lane };
+            }
+        }
+        let largest = lanes.iter().chain(rest).fold(state.largest, |largest, score| largest.max(*score));
+        if largest == f32::NEG_INFINITY && scores.iter().all(|score| *score == f32::NEG_INFINITY) {
+            scores.fill(0.0);
+            return 1.0;
+        }
+        let mut sums = [0.0; LANES];
+        let (whole, rest) = scores.as_chunks_mut::<LANES>();
+        for chunk in whole {
+            for (sum, score) in sums.iter_mut().zip(chunk) {
+                *score = exp_not_positive::<FUSED>(*score - largest);
+                *sum += *score;
+            }
+        }
+        for (sum, score) in sums.iter_mut().zip(rest) {
+            *score = exp_not_positive::<FUSED>(*score - largest);
+            *sum += *score;
+        }
+        let factor = exp_not_positive::<FUSED>(state.largest - largest);
+        *state = Softmax { largest, sum: state.sum * factor + sums.iter().sum::<f32>() };
+        factor
+    }
+}
+
+multiversion! {
+    fn add_into(target: &mut [f32], values: &[f32]) {
+        for (target, value) in target.iter_mut().zip(values) {
+            *target += value;
+        }
+    }
+}
+
+multiversion! {
+    fn scale_by(target: &mut [f32], factor: f32) {
+        for target in target {
+            *target *= factor;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Keys and values laid out for the tile's inner loop.
+
+use crate::simd::multiversion;
+use crate::tile::{Arithmetic, LANES, panel_widths};
+use crate::transpose::transpose;
+
+/// Keys that are scored before the softmax moves on: their scores, probabilities, keys and values stay in the
+/// first-level cache.
+pub(crate) const BLOCK: usize = 128;
+/// Keys in one panel: two vectors.
+pub(crate) const PANEL: usize = 2 * LANES;
+
+/// Rows of all heads in a larger tensor.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) values: &'a [f32],
+    /// Where the first row of the first batch starts.
+    pub(crate) start: usize,
+    pub(crate) batch_step: usize,
+    pub(crate) row_step: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// One head's part of a row.
+    pub(crate) fn row(&self, batch: usize, row: usize, head: usize, width: usize) -> &'a [f32] {
+        let start = self.start + batch * self.batch_step + row * self.row_step + head * width;
+        &self.values[start..start + width]
+    }
+}
+
+/// How keys and values of one head are laid out.
+///
+/// Keys: panels of 32, in each `[step of the width][key]`. Values: blocks of 128 keys, in each one panel after the other
+/// of columns, `[step of keys][column]`.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyLayout {
+    pub(crate) arithmetic: Arithmetic,
+    /// Width of a head.
+    pub(crate) width: usize,
+    /// Steps over the width of a head.
+    pub(crate) width_steps: usize,
+    /// Panels over the columns of a value.
+    pub(crate) value_panels: Vec<usize>,
+    /// Blocks of keys.
+    pub(crate) blocks: usize,
+}
+
+impl KeyLayout {
+    pub(crate) fn new(arithmetic: Arithmetic, width: usize, keys: usize) -> Self {
+        let (width_steps, value_panels) = (arithmetic.steps(width), panel_widths(width));
+        Self { arithmetic, width, width_steps, value_panels, blocks: keys.div_ceil(BLOCK) }
+    }
+
+    /// Columns of a value with those that fill the last panel.
+    pub(crate) fn columns(&self) -> usize {
+        self.value_panels.iter().sum::<usize>() * LANES
+    }
+
+    /// Words of one head's keys.
+    pub(crate) fn key_words(&self) -> usize {
+        self.blocks * BLOCK * self.width_steps
+    }
+
+    /// Words of one head's values.
+    pub(crate) fn value_words(&self) -> usize {
+        self.blocks * self.value_block()
+    }
+
+    /// Words of one block's values.
+    pub(crate) fn value_block(&self) -> usize {
+        self.arithmetic.steps(BLOCK) * self.columns()
+    }
+
+    /// Packs `count` keys of one head; `row` gives each.
+    pub(crate) fn pack_keys<'a>(&self, count: usize, row: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
+        let steps = self.width_steps;
+        let mut rows = vec![0u32; LANES * steps.next_multiple_of(LANES)];
+        let row_step = steps.next_multiple_of(LANES);
+        for first in (0..count).step_by(LANES) {
+            let present = LANES.min(count - first);
+            for key in 0..LANES {
+                let target = &mut rows[key * row_step..][..steps];
+                if key < present {
+                    self.arithmetic.pack_row(row(first + key), target);
+                } else {
+                    target.fill(0);
+                }
+            }
+            let target = &mut words[first / PANEL * PANEL * steps + first % PANEL..];
+            let whole = steps / LANES * LANES;
+            for step in (0..whole).step_by(LANES) {
+                transpose(&rows[step..], row_step, LANES, &mut target[step * PANEL..], PANEL);
+            }
+            for step in whole..steps {
+                for key in 0..LANES {
+                    target[step * PANEL + key] = rows[key * row_step + step];
+                }
+            }
+        }
+        // The last panel's missing half.
+        if count % PANEL != 0 && count % PANEL <= LANES {
+            for step in 0..steps {
+                words[count / PANEL * PANEL * steps + step * PANEL + LANES..][..LANES].fill(0);
+            }
+        }
+    }
+
+    /// Packs `count` values of one head; `row` gives each.
+    pub(crate) fn pack_values<'a>(&self, count: usize, row: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
+        let per_step = self.arithmetic.per_step();
+        for first in (0..count).step_by(per_step) {
+            let second = (per_step == 2 && first + 1 < count).then(|| row(first + 1));
+            self.value_step(first, row(first), second, words);
+        }
+    }
+
+    /// Writes one step of values: the keys `first` and, in bf16, `first + 1`.
+    fn value_step(&self, first: usize, row: &[f32], second: Option<&[f32]>, words: &mut [u32]) {
+        let (steps, step) = (self.arithmetic.steps(BLOCK), first % BLOCK / self.arithmetic.per_step());
+        let words = &mut words[first / BLOCK * self.value_block()..];
+        let mut column = 0;
+        for &vectors in &self.value_panels {
+            let panel = vectors * LANES;
+            let target = &mut words[column * steps + step * panel..][..panel];
+            let present = panel.min(self.width - column);
+            let second = second.map(|second| &second[column..column + present]);
+            interleave(self.arithmetic, &row[column..column + present], second, target);
+            target[present..].fill(0);
+            column += panel;
+        }
+    }
+
+    /// Writes one key and its value at a place whose neighbours stay as they are.
+    pub(crate) fn write_one(&self, place: usize, key: &[f32], value: &[f32], keys: &mut [u32], values: &mut [u32]) {
+        let per_step = self.arithmetic.per_step();
+        let first = place / PANEL * PANEL * self.width_steps + place % PANEL;
+        for (step, part) in key.chunks(per_step).enumerate() {
+            keys[first + step * PANEL] = self.arithmetic.word(part[0], part.get(1).copied().unwrap_or(0.0));
+        }
+        let (steps, step) = (self.arithmetic.steps(BLOCK), place % BLOCK / per_step);
+        let values = &mut values[place / BLOCK * self.value_block()..];
+        let mut column = 0;
+        for &vectors in &self.value_panels {
+            let panel = vectors * LANES;
+            let target = &mut values[column * steps + step * panel..][..panel];
+            for (word, &value) in target.iter_mut().zip(&value[column..]) {
+                *word = match (per_step, place % per_step) {
+                    (1, _) => value.to_bits(),
+                    (_, 0) => *word & 0xffff_0000 | self.arithmetic.word(value, 0.0),
+                    _ => *word & 0xffff | self.arithmetic.word(0.0, value),
+                };
+            }
+            column += panel;
+        }
+    }
+}
+
+multiversion! {
+    fn interleave(arithmetic: Arithmetic, first: &[f32], second: Option<&[f32]>, words: &mut [u32]) {
+        match second {
+            Some(second) => {
+                for ((word, first), second) in words.iter_mut().zip(first).zip(second) {
+                    *word = crate::elementary::bf16_pair(*first, *second);
+                }
+            }
+            None => {
+                for (word, first) in words.iter_mut().zip(first) {
+                    *word = arithmetic.word(*first, 0.0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The convolution itself: pictures are cut into segments of pixels, a padded copy of a segment's input is packed for one
+//! block of channels at a time (never the nine-fold im2col), and the tile's inner loop reads it through offsets.
+
+use std::ops::Range;
+
+use super::packing::Packed;
+use crate::elementary::activated;
+use crate::parallel::{Scratch, Unwritten, WORTH_FLOPS, at_least, for_units, with_scratch, written};
+use crate::simd::multiversion;
+use crate::tile::{Arithmetic, LANES, Left, Steps, Sums, multiply};
+use crate::transpose::transpose;
+use crate::types::Activation;
+
+/// Result pixels in one unit of work.
+const UNIT_PIXELS: usize = 128;
+/// Output channels in one unit of work, roughly.
+const UNIT_COLUMNS: usize = 192;
+/// Units to aim at, so that threads finish together.
+const UNITS: usize = 16;
+/// Pixels that are transposed at a time.
+const RUN: usize = 64;
+
+/// Sizes of one call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Geometry {
+    pub(crate) batch: usize,
+    pub(crate) in_height: usize,
+    pub(crate) in_width: usize,
+    /// Result rows and columns before the enlargement.
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+}
+
+/// What is added to and done with the sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    pub(crate) bias: Option<&'a [f32]>,
+    /// `[batch, out]`.
+    pub(crate) shift: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+    pub(crate) residual: Option<&'a [f32]>,
+}
+
+/// Pixels of one picture, before the enlargement.
+#[derive(Debug, Clone)]
+struct Segment {
+    picture: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Segment {
+    fn pixels(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+}
+
+/// Everything that the units of one call share.
+struct Call<'a> {
+    packed: &'a Packed,
+    geometry: Geometry,
+    input: &'a [f32],
+    finish: Finish<'a>,
+    /// Extent of the taps in both directions.
+    extent: usize,
+}
+
+/// The convolution of `[batch, in, in_height, in_width]` values.
+pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finish: Finish<'_>) -> Vec<f32> {
+    let taps = packed.sets.iter().flat_map(|set| &set.taps);
+    let extent = taps.map(|tap| tap.0 + 1).max().unwrap_or(1);
+    let geometry = if extent == 1 { geometry.flattened() } else { geometry };
+    let call = Call { packed, geometry, input, finish, extent };
+    let segments = segments(geometry, packed.factor);
+    let per_unit = segments
+        .first()
+        .map_or(1, |first| (UNIT_PIXELS / (first.pixels() * packed.factor * packed.factor).max(1)).max(1));
+    let groups: Vec<&[Segment]> = segments.chunks(per_unit).collect();
+    let panels = panel_groups(packed, groups.len());
+    let pixels = geometry.batch * geometry.height * geometry.width * packed.factor * packed.factor;
+    let products: usize = packed.sets.iter().map(|set| set.taps.len()).sum::<usize>() * packed.in_channels;
+    let flops = 2 * pixels / (packed.factor * packed.factor) * products * packed.out_channels;
+    // SAFETY: the units cover every segment and every panel once, and `unit` writes all of both.
+    #[allow(unsafe_code)]
+    unsafe {
+        written(pixels * packed.out_channels, |output| {
+            for_units(groups.len() * panels.len(), flops >= WORTH_FLOPS, |index| {
+                let (group, panel) = (groups[index / panels.len()], &panels[index % panels.len()]);
+                with_scratch(|scratch| call.unit(group, panel, scratch, output));
+            });
+        })
+    }
+}
+
+impl Geometry {
+    /// The same pixels as one row, for a kernel that sees one pixel only.
+    fn flattened(self) -> Self {
+        if self.stride != 1 || self.padding != 0 {
+            return self;
+        }
+        let pixels = self.height * self.width;
+        Self { in_height: 1, in_width: pixels, height: 1, width: pixels, ..self }
+    }
+}
+
+/// Cuts the pictures into segments of about [`UNIT_PIXELS`] result pixels: whole rows where they are short.
+fn segments(geometry: Geometry, factor: usize) -> Vec<Segment> {
+    let room = UNIT_PIXELS / factor;
+    let parts = geometry.width.div_ceil(room).max(1);
+    // Multiples of 8 keep tiles whole.
+    let across = geometry.width.div_ceil(parts).next_multiple_of(8).min(geometry.width).max(1);
+    let down = (room / factor / across).max(1);
+    let mut segments = Vec::new();
+    for picture in 0..geometry.batch {
+        for row in (0..geometry.height).step_by(down) {
+            for column in (0..geometry.width).step_by(across) {
+                let rows = row..(row + down).min(geometry.height);
+                segments.push(Segment { picture, rows, columns: column..(column + across).min(geometry.width) });
+            }
+        }
+    }
+    segments
+}
+
+/// Neighbouring panels (first column, widths) that one unit computes.
+fn panel_groups(packed: &Packed, pixel_groups: usize) -> Vec<(usize, &[usize])> {
+    let columns = packed.panels.iter().sum::<usize>() * LANES;
+    let wanted = columns.div_ceil(UNIT_COLUMNS).max(UNITS.div_ceil(pixel_groups.max(1))).max(1);
+    let per_group = packed.panels.len().div_ceil(wanted).max(1);
+    let mut column = 0;
+    let mut groups = Vec::new();
+    for widths in packed.panels.chunks(per_group) {
+        groups.push((column, widths));
+        column += widths.iter().sum::<usize>() * LANES;
+    }
+    groups
+}
+
+impl Call<'_> {
+    /// All of `segments` for the panels from column `panels.0` on.
+    fn unit(&self, segments: &[Segment], panels: &(usize, &[usize]), scratch: &mut Scratch, output: &Unwritten) {
+        let packed = self.packed;
+        let factor = packed.factor;
+        let (first_column, widths) = *panels;
+        let columns = widths.iter().sum::<usize>() * LANES;
+        let pixels: usize = segments.iter().map(Segment::pixels).sum::<usize>() * factor * factor;
+        let Scratch { words, sums, rows } = scratch;
+        let sums = at_least(sums, pixels * columns);
+        if packed.channel_steps == 0 {
+            sums[..pixels * columns].fill(0.0);
+        }
+        for first in (0..packed.channel_steps).step_by(packed.block_steps) {
+            let channels = packed.block_steps.min(packed.channel_steps - first);
+            let starts = self.pack(segments, first..first + channels, words);
+            let mut before = 0;
+            for (segment, &start) in segments.iter().zip(&starts) {
+                let width = self.padded_width(segment);
+                for set in &packed.sets {
+                    let steps = packed.steps(set, channels, width);
+                    let mut column = 0;
+                    for &vectors in widths {
+                        let right = packed.panel(set, first, first_column + column, vectors);
+                        let at = before * factor * factor * columns + column;
+                        let place =
+                            Place { words, start, channels, columns, at, phase: set.phase, accumulate: first > 0 };
+                        self.panel(segment, &place, &steps, (right, vectors), sums);
+                        column += vectors * LANES;
+                    }
+                }
+                before += segment.pixels();
+            }
+        }
+        let mut before = 0;
+        for segment in segments {
+            let sums = &sums[before * factor * factor * columns..];
+            self.finish(segment, (first_column, columns), sums, at_least(rows, LANES * RUN), output);
+            before += segment.pixels();
+        }
+    }
+
+    /// One panel for all rows of a segment.
+    fn panel(&self, segment: &Segment, place: &Place<'_>, steps: &Steps, right: (&[u32], usize), sums: &mut [f32]) {
+        let (factor, stride) = (self.packed.factor, self.geometry.stride);
+        let width = self.padded_width(segment);
+        let across = segment.columns.len();
+        for row in 0..segment.rows.len() {
+            let pixel = (row * factor + place.phase.0) * across * factor + place.phase.1;
+            let start = place.start + row * stride * place.channels * width;
+            let left = Left { words: place.words, start, row_step: stride, rows: across };
+            let values = &mut sums[place.at + pixel * place.columns..];
+            let mut sums = Sums { values, row_step: factor * place.columns, accumulate: place.accumulate };
+            multiply(self.packed.arithmetic, left, steps, right.0, right.1, &mut sums);
+        }
+    }
+
+    /// Input columns that a segment's row sees.
+    fn padded_width(&self, segment: &Segment) -> usize {
+        (segment.columns.len() - 1) * self.geometry.stride + self.extent
+    }
+
+    /// Packs each segment's padded input for the channel steps `steps`, as `[row][step][column]`; gives where each starts.
+    fn pack(&self, segments: &[Segment], steps: Range<usize>, words: &mut Vec<u32>) -> Vec<usize> {
+        let height = |segment: &Segment| (segment.rows.len() - 1) * self.geometry.stride + self.extent;
+        let mut starts = Vec::with_capacity(segments.len());
+        let mut total = 0;
+        for segment in segments {
+            starts.push(total);
+            total += height(segment) * steps.len() * self.padded_width(segment);
+        }
+        let words = at_least(words, total);
+        let Geometry { in_height, in_width, stride, padding, .. } = self.geometry;
+        let plane = in_height * in_width;
+        for (segment, &start) in segments.iter().zip(&starts) {
+            let picture =
+                &self.input[segment.picture * self.packed.in_channels * plane..][..self.packed.in_channels * plane];
+            let source = Source {
+                picture,
+                plane,
+                in_height,
+                in_width,
+                channels: self.packed.in_channels,
+                top: (segment.rows.start * stride) as isize - padding as isize,
+                left: (segment.columns.start * stride) as isize - padding as isize,
+                height: height(segment),
+                width: self.padded_width(segment),
+            };
+            pack(&source, self.packed.arithmetic, &steps, &mut words[start..]);
+        }
+        starts
+    }
+
+    /// Turns a segment's sums round (channels outermost) and finishes them into the result.
+    fn finish(
+        &self,
+        segment: &Segment,
+        (first_column, columns): (usize, usize),
+        sums: &[f32],
+        rows: &mut [f32],
+        output: &Unwritten,
+    ) {
+        let factor = self.packed.factor;
+        let (height, width) = (self.geometry.height * factor, self.geometry.width * factor);
+        let across = segment.columns.len() * factor;
+        let down = segment.rows.len() * factor;
+        // Whole rows lie side by side in the result and are finished as one.
+        let (down, across) = if across == width { (1, down * across) } else { (down, across) };
+        let channels = first_column..(first_column + columns).min(self.packed.out_channels);
+        for row in 0..down {
+            let origin = (segment.rows.start * factor + row) * width + segment.columns.start * factor;
+            for run in (0..across).step_by(RUN) {
+                let length = RUN.min(across - run);
+                for channel in channels.clone().step_by(LANES) {
+                    let source = &sums[(row * across + run) * columns + channel - first_column..];
+                    transpose(source, columns, length, rows, RUN);
+                    let group = channel..(channel + LANES).min(channels.end);
+                    for (row, channel) in rows.chunks(RUN).zip(group) {
+                        let plane = segment.picture * self.packed.out_channels + channel;
+                        let start = plane * height * width + origin + run;
+                        // SAFETY: the pixels of this segment in this channel, which no other unit touches.
+                        #[allow(unsafe_code)]
+                        let target = unsafe { output.part(start, length) };
+                        let added = self.finish.bias.map_or(0.0, |bias| bias[channel])
+                            + self.finish.shift.map_or(0.0, |shift| shift[plane]);
+                        let residual = self.finish.residual.map(|residual| &residual[start..start + length]);
+                        finish_row(target, &row[..length], added, self.finish.activation, residual);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a panel's left factor and sums lie.
+struct Place<'a> {
+    words: &'a [u32],
+    start: usize,
+    channels: usize,
+    columns: usize,
+    at: usize,
+    phase: (usize, usize),
+    accumulate: bool,
+}
+
+/// The input of one segment with its padding.
+struct Source<'a> {
+    picture: &'a [f32],
+    plane: usize,
+    in_height: usize,
+    in_width: usize,
+    channels: usize,
+    top: isize,
+    left: isize,
+    height: usize,
+    width: usize,
+}
+
+multiversion! {
+    fn pack(source: &Source<'_>, arithmetic: Arithmetic, steps: &Range<usize>, words: &mut [u32]) {
+        // Columns of the padded row that lie in the picture.
+        let inside = |left: isize| (left.max(0) as usize).min(source.width);
+        let start = inside(-source.left);
+        let end = inside(source.in_width as isize - source.left).max(start);
+        let from = (source.left + start as isize).max(0) as usize;
+        let mut rows = words.chunks_exact_mut(source.width);
+        for row in 0..source.height {
+            let y = source.top + row as isize;
+            let filled = y >= 0 && (y as usize) < source.in_height && end > start;
+            for (step, target) in steps.clone().zip(&mut rows) {
+                if !filled {
+                    target.fill(0);
+                    continue;
+                }
+                let line = |channel: usize| {
+                    &source.picture[channel * source.plane + y as usize * source.in_width + from..][..end - start]
+                };
+                target[..start].fill(0);
+                target[end..].fill(0);
+                let target = &mut target[start..end];
+                let channel = step * arithmetic.per_step();
+                if arithmetic.per_step() == 1 {
+                    for (target, value) in target.iter_mut().zip(line(channel)) {
+                        *target = value.to_bits();
+                    }
+                } else if channel + 1 < source.channels {
+                    for ((target, first), second) in target.iter_mut().zip(line(channel)).zip(line(channel + 1)) {
+                        *target = crate::elementary::bf16_pair(*first, *second);
+                    }
+                } else {
+                    for (target, first) in target.iter_mut().zip(line(channel)) {
+                        *target = crate::elementary::bf16_pair(*first, 0.0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn finish_row(target: &mut [f32], sums: &[f32], added: f32, activation: Activation, residual: Option<&[f32]>) {
+        match (activation, residual) {
+            (Activation::None, None) => {
+                for (target, sum) in target.iter_mut().zip(sums) {
+                    *target = sum + added;
+                }
+            }
+            (Activation::None, Some(residual)) => {
+                for ((target, sum), residual) in target.iter_mut().zip(sums).zip(residual) {
+                    *target = sum + added + residual;
+                }
+            }
+            (Activation::Silu, None) => {
+                for (target, sum) in target.iter_mut().zip(sums) {
+                    *target = activated::<FUSED>(sum + added, Activation::Silu);
+                }
+            }
+            (activation, residual) => {
+                for (index, (target, sum)) in target.iter_mut().zip(sums).enumerate() {
+                    *target = activated::<FUSED>(sum + added, activation) + residual.map_or(0.0, |row| row[index]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Weights of a convolution, laid out for the tile's inner loop.
+
+use crate::tile::{Arithmetic, LANES, Steps, panel_widths};
+
+/// Steps of the inner loop in one block of channels: a panel of them stays in the first-level cache.
+const STEPS_PER_BLOCK: usize = 288;
+
+/// One kernel: the plain one, or one of the four that a kernel turns into behind an enlargement by two.
+#[derive(Debug)]
+pub(crate) struct TapSet {
+    /// (row, column) of each tap in the padded input.
+    pub(crate) taps: Vec<(usize, usize)>,
+    /// Row and column of the result's pixel among those that share an input pixel.
+    pub(crate) phase: (usize, usize),
+    /// Block by block of channels, panel by panel, step by step.
+    words: Vec<u32>,
+}
+
+/// Packed weights of a convolution.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) arithmetic: Arithmetic,
+    pub(crate) in_channels: usize,
+    pub(crate) out_channels: usize,
+    /// Result pixels per input pixel in each direction: 2 behind an enlargement.
+    pub(crate) factor: usize,
+    pub(crate) sets: Vec<TapSet>,
+    /// Vectors in each panel of output channels.
+    pub(crate) panels: Vec<usize>,
+    /// Steps over all channels, for one tap.
+    pub(crate) channel_steps: usize,
+    /// Steps over the channels of one block.
+    pub(crate) block_steps: usize,
+}
+
+/// A weight `[out, in, kernel, kernel]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) out: usize,
+    pub(crate) input: usize,
+    pub(crate) kernel: usize,
+}
+
+impl Weight<'_> {
+    fn at(&self, out: usize, input: usize, row: usize, column: usize) -> f32 {
+        self.values[((out * self.input + input) * self.kernel + row) * self.kernel + column]
+    }
+}
+
+impl Packed {
+    /// The kernel as it is.
+    pub(crate) fn plain(weight: Weight<'_>, arithmetic: Arithmetic) -> Self {
+        let taps: Vec<_> =
+            (0..weight.kernel * weight.kernel).map(|tap| (tap / weight.kernel, tap % weight.kernel)).collect();
+        let mut packed = Self::empty(weight, arithmetic, 1, taps.len());
+        let words = packed.words(taps.len(), |out, input, tap| weight.at(out, input, taps[tap].0, taps[tap].1));
+        packed.sets.push(TapSet { taps, phase: (0, 0), words });
+        packed
+    }
+
+    /// A 3×3 kernel behind a nearest-neighbour enlargement by two: each of the four pixels made from an input pixel sees
+    /// only 2×2 input pixels, so taps that fall on the same one are added beforehand and 4/9 of the products remain.
+    pub(crate) fn enlarged(weight: Weight<'_>, arithmetic: Arithmetic) -> Self {
+        let mut packed = Self::empty(weight, arithmetic, 2, 4);
+        for phase in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let taps: Vec<_> = (0..4).map(|tap| (phase.0 + tap / 2, phase.1 + tap % 2)).collect();
+            // Kernel rows that fall on the first and the second input row of a phase.
+            let rows = |phase: usize, second: usize| match (phase, second) {
+                (0, 0) => 0..1,
+                (0, _) => 1..3,
+                (_, 0) => 0..2,
+                _ => 2..3,
+            };
+            let words = packed.words(4, |out, input, tap| {
+                let columns = rows(phase.1, tap % 2);
+                let sum = |row: usize| columns.clone().map(|column| weight.at(out, input, row, column)).sum::<f32>();
+                rows(phase.0, tap / 2).map(sum).sum()
+            });
+            packed.sets.push(TapSet { taps, phase, words });
+        }
+        packed
+    }
+
+    fn empty(weight: Weight<'_>, arithmetic: Arithmetic, factor: usize, taps: usize) -> Self {
+        let channel_steps = arithmetic.steps(weight.input);
+        Self {
+            arithmetic,
+            in_channels: weight.input,
+            out_channels: weight.out,
+            factor,
+            sets: Vec::new(),
+            panels: panel_widths(weight.out),
+            channel_steps,
+            block_steps: (STEPS_PER_BLOCK / taps.max(1)).clamp(1, channel_steps.max(1)),
+        }
+    }
+
+    /// Output channels with those that fill the last panel.
+    fn columns(&self) -> usize {
+        self.panels.iter().sum::<usize>() * LANES
+    }
+
+    fn words(&self, taps: usize, weight: impl Fn(usize, usize, usize) -> f32) -> Vec<u32> {
+        let per_step = self.arithmetic.per_step();
+        let value = |out: usize, input: usize, tap: usize| match out < self.out_channels && input < self.in_channels {
+            true => weight(out, input, tap),
+            false => 0.0,
+        };
+        let mut words = Vec::with_capacity(self.channel_steps * taps * self.columns());
+        for first in (0..self.channel_steps).step_by(self.block_steps) {
+            let mut column = 0;
+            for width in &self.panels {
+                for step in first..(first + self.block_steps).min(self.channel_steps) {
+                    for tap in 0..taps {
+                        words.extend((column..column + width * LANES).map(|out| {
+                            let input = step * per_step;
+                            self.arithmetic.word(value(out, input, tap), value(out, input + 1, tap))
+                        }));
+                    }
+                }
+                column += width * LANES;
+            }
+        }
+        words
+    }
+
+    /// The weight `[out, in, kernel, kernel]` that a plain kernel's words stand for.
+    pub(crate) fn weight(&self) -> Vec<f32> {
+        let Some(set) = self.sets.first() else { return Vec::new() };
+        let (taps, per_step) = (set.taps.len(), self.arithmetic.per_step());
+        let mut values = vec![0.0; self.out_channels * self.in_channels * taps];
+        for first in (0..self.channel_steps).step_by(self.block_steps) {
+            let mut before = 0;
+            for &width in &self.panels {
+                let panel = self.panel(set, first, before, width);
+                for (row, words) in panel.chunks_exact(width * LANES).enumerate() {
+                    let (step, tap) = (first + row / taps, row % taps);
+                    for (column, &word) in words.iter().enumerate() {
+                        for (part, value) in self.arithmetic.values(word).into_iter().enumerate().take(per_step) {
+                            let (out, input) = (before + column, step * per_step + part);
+                            if out < self.out_channels && input < self.in_channels {
+                                values[(out * self.in_channels + input) * taps + tap] = value;
+                            }
+                        }
+                    }
+                }
+                before += width * LANES;
+            }
+        }
+        values
+    }
+
+    /// Bytes of the packed words.
+    pub(crate) fn bytes(&self) -> usize {
+        self.sets.iter().map(|set| set.words.len() * 4).sum()
+    }
+
+    /// The part of a set's words for the block that starts at channel step `first` and the panel that starts at column
+    /// `column`.
+    pub(crate) fn panel<'a>(&self, set: &'a TapSet, first: usize, column: usize, width: usize) -> &'a [u32] {
+        let steps = self.block_steps.min(self.channel_steps - first) * set.taps.len();
+        let start = first * set.taps.len() * self.columns() + steps * column;
+        &set.words[start..start + steps * width * LANES]
+    }
+
+    /// Where the steps of a block of `channels` channel steps lie in a padded input whose rows are `[channels][width]`.
+    pub(crate) fn steps(&self, set: &TapSet, channels: usize, width: usize) -> Steps {
+        let offset = |channel: usize, tap: &(usize, usize)| ((tap.0 * channels + channel) * width + tap.1) as u32;
+        Steps::new((0..channels).flat_map(|channel| set.taps.iter().map(move |tap| offset(channel, tap))).collect())
+    }
+}

@@ -1,0 +1,114 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::simd::{Level, pretend};
+use crate::testing::{assert_close, assert_gradients, on_threads, random, values};
+
+fn convolution(out: usize, input: usize, kernel: usize, stride: usize, padding: usize, precision: Precision) -> Conv2d {
+    let weight = random(&[out, input, kernel, kernel], 1);
+    Conv2d::new(&weight, Some(&random(&[out], 2)), stride, padding, precision).unwrap()
+}
+
+fn tolerance(precision: Precision) -> f32 {
+    if precision == Precision::F32 { 2e-6 } else { 4e-3 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn agrees_with_its_twin(
+        (batch, input, out) in (0usize..3, 1usize..40, 1usize..70),
+        (height, width) in (1usize..20, 1usize..40),
+        (kernel, stride, padding) in (1usize..4, 1usize..3, 0usize..2),
+        (bf16, transposed, shifted, residual) in any::<(bool, bool, bool, bool)>(),
+        activation in prop::sample::select(vec![Activation::None, Activation::Silu, Activation::Gelu, Activation::GeluTanh]),
+    ) {
+        prop_assume!(height + 2 * padding >= kernel && width + 2 * padding >= kernel);
+        let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+        let layer = convolution(out, input, kernel, stride, padding, precision);
+        let picture = match transposed {
+            true => random(&[batch, input, width, height], 3).transpose(2, 3).unwrap(),
+            false => random(&[batch, input, height, width], 3),
+        };
+        let (out_height, out_width) = layer.output_size(height, width);
+        let (shift, shortcut) = (random(&[batch, out], 4), random(&[batch, out, out_height, out_width], 5));
+        let epilogue = ConvEpilogue { shift: shifted.then_some(&shift), activation, residual: residual.then_some(&shortcut) };
+        let ours = layer.forward_with(&picture, &epilogue).unwrap();
+        if batch == 0 {
+            prop_assert_eq!(ours.dims(), &[0, out, out_height, out_width]);
+        } else {
+            assert_close(&ours, &layer.forward_reference(&picture, &epilogue).unwrap(), tolerance(precision));
+        }
+    }
+
+    #[test]
+    fn enlargement_agrees_with_its_twin(
+        (batch, input, out) in (1usize..3, 1usize..40, 1usize..70), (height, width) in (1usize..20, 1usize..70), bf16: bool,
+    ) {
+        let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+        let layer = convolution(out, input, 3, 1, 1, precision);
+        let picture = random(&[batch, input, height, width], 3);
+        let twin = layer.forward_upsampled_reference(&picture).unwrap();
+        assert_close(&layer.forward_upsampled(&picture).unwrap(), &twin, 1.5 * tolerance(precision));
+    }
+}
+
+#[test]
+fn narrower_machines_agree() {
+    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        pretend(level);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let layer = convolution(70, 20, 3, 1, 1, precision);
+            let picture = random(&[2, 20, 9, 21], 3);
+            let epilogue = ConvEpilogue { activation: Activation::Silu, ..Default::default() };
+            let twin = layer.forward_reference(&picture, &epilogue).unwrap();
+            assert_close(&layer.forward_with(&picture, &epilogue).unwrap(), &twin, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn threads_and_batch_change_no_bit() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let layer = convolution(48, 64, 3, 1, 1, precision);
+        let pictures = random(&[3, 64, 30, 30], 3);
+        let forward = |threads| on_threads(threads, || values(&layer.forward(&pictures).unwrap()));
+        let one = forward(1);
+        assert_eq!(one, forward(2));
+        assert_eq!(one, forward(3));
+        let alone = values(&layer.forward(&pictures.narrow(0, 1, 1).unwrap()).unwrap());
+        assert_eq!(one[alone.len()..2 * alone.len()], alone);
+    }
+}
+
+#[test]
+fn gradients_arrive() {
+    let layer = convolution(6, 5, 3, 1, 1, Precision::F32);
+    let inputs = [random(&[2, 5, 6, 7], 3), random(&[2, 6], 4), random(&[2, 6, 6, 7], 5)];
+    let epilogue = |inputs: &[Tensor], run: &dyn Fn(&Tensor, &ConvEpilogue) -> Result<Tensor>| {
+        let epilogue = ConvEpilogue { shift: inputs.get(1), activation: Activation::Silu, residual: inputs.get(2) };
+        run(&inputs[0], &epilogue).unwrap()
+    };
+    assert_gradients(
+        &inputs,
+        |inputs| epilogue(inputs, &|input, with| layer.forward_with(input, with)),
+        |inputs| epilogue(inputs, &|input, with| layer.forward_reference(input, with)),
+    );
+    assert_gradients(
+        &inputs[..1],
+        |inputs| layer.forward_upsampled(&inputs[0]).unwrap(),
+        |inputs| layer.forward_upsampled_reference(&inputs[0]).unwrap(),
+    );
+}
+
+#[test]
+fn wrong_shapes_are_named() {
+    let layer = convolution(6, 5, 3, 1, 0, Precision::F32);
+    for shape in [[1, 4, 8, 8], [1, 5, 2, 8]] {
+        let error = layer.forward(&random(&shape, 1)).unwrap_err().to_string();
+        assert!(error.contains("expected [b, 5, h, w] of at least 3 × 3"), "{error}");
+    }
+    let weight = random(&[6, 5, 3, 2], 1);
+    assert!(Conv2d::new(&weight, None, 1, 1, Precision::F32).is_err());
+}

@@ -1,0 +1,386 @@
+//! The one inner loop of convolution and attention: a tile of a matrix product in registers.
+//!
+//! Both products have a left factor whose element for step s and row r lies at `start + offsets[s] + r·row_step` (pixels
+//! of a padded picture for a convolution, queries or probabilities for attention) and a right factor packed in panels of
+//! 16·n columns, step by step. A step is one 4-byte word: an f32, or two bf16 numbers whose products are added together.
+//! Every sum runs over the steps in order, one accumulator per element, so a result depends on nothing but its own
+//! row and column.
+
+use crate::elementary::bf16_pair;
+use crate::simd::{Level, level};
+use crate::types::Precision;
+
+/// Columns of one vector.
+pub(crate) const LANES: usize = 16;
+/// Vectors in the widest panel.
+const WIDEST: usize = 3;
+
+/// The instructions that a packed factor was laid out for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arithmetic {
+    level: Level,
+    pairs: bool,
+}
+
+impl Arithmetic {
+    /// The best of this machine for `precision`. Without bf16 instructions, bf16 is computed as f32: widening costs more
+    /// than it saves.
+    pub(crate) fn of(precision: Precision) -> Self {
+        let level = level();
+        Self { level, pairs: precision != Precision::F32 && level == Level::Avx512Bf16 }
+    }
+
+    /// Values in one step.
+    pub(crate) fn per_step(self) -> usize {
+        if self.pairs { 2 } else { 1 }
+    }
+
+    /// Steps that hold `count` values.
+    pub(crate) fn steps(self, count: usize) -> usize {
+        count.div_ceil(self.per_step())
+    }
+
+    /// The word of one step; `second` is ignored in f32.
+    #[inline(always)]
+    pub(crate) fn word(self, first: f32, second: f32) -> u32 {
+        if self.pairs { bf16_pair(first, second) } else { first.to_bits() }
+    }
+
+    /// Turns a row of values into words, side by side; an odd end is filled with zero.
+    ///
+    /// # Panics
+    /// When there are fewer words than the values take: a mistake in this crate.
+    #[allow(unsafe_code)]
+    pub(crate) fn pack_row(self, values: &[f32], words: &mut [u32]) {
+        if !self.pairs {
+            for (word, value) in words[..values.len()].iter_mut().zip(values) {
+                *word = value.to_bits();
+            }
+            return;
+        }
+        let words = &mut words[..values.len().div_ceil(2)];
+        let whole = values.len() / (2 * LANES) * LANES;
+        #[cfg(target_arch = "x86_64")]
+        for (words, values) in words[..whole].chunks_exact_mut(LANES).zip(values.chunks_exact(2 * LANES)) {
+            // SAFETY: 16 words from 32 values; pairs exist only where the bf16 instructions do.
+            unsafe { x86::narrow(values.as_ptr(), words.as_mut_ptr()) };
+        }
+        for (word, pair) in words[whole..].iter_mut().zip(values[2 * whole..].chunks(2)) {
+            *word = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.0));
+        }
+    }
+
+    /// The values of a word; the second means nothing in f32.
+    pub(crate) fn values(self, word: u32) -> [f32; 2] {
+        match self.pairs {
+            true => [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)],
+            false => [f32::from_bits(word), 0.0],
+        }
+    }
+}
+
+/// Widths of the panels (in vectors of 16) that cover `columns`: as many of 3 as leave no panel of 1.
+pub(crate) fn panel_widths(columns: usize) -> Vec<usize> {
+    let mut left = columns.div_ceil(LANES);
+    let mut widths = Vec::with_capacity(left.div_ceil(2));
+    while left > 0 {
+        let width = match left {
+            4 => 2,
+            _ => left.min(WIDEST),
+        };
+        widths.push(width);
+        left -= width;
+    }
+    widths
+}
+
+/// Where the left factor's steps lie.
+#[derive(Debug, Clone)]
+pub(crate) struct Steps {
+    offsets: Vec<u32>,
+    /// One more than the largest offset.
+    reach: usize,
+}
+
+impl Steps {
+    /// Steps at the given offsets.
+    pub(crate) fn new(offsets: Vec<u32>) -> Self {
+        let reach = offsets.iter().max().map_or(0, |&largest| largest as usize + 1);
+        Self { offsets, reach }
+    }
+
+    /// `count` steps side by side.
+    pub(crate) fn contiguous(count: usize) -> Self {
+        Self::new((0..count as u32).collect())
+    }
+
+    /// Number of steps.
+    pub(crate) fn len(&self) -> usize {
+        self.offsets.len()
+    }
+}
+
+/// The left factor of one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    /// The words.
+    pub(crate) words: &'a [u32],
+    /// Where row 0 starts.
+    pub(crate) start: usize,
+    /// From one row to the next.
+    pub(crate) row_step: usize,
+    /// Number of rows.
+    pub(crate) rows: usize,
+}
+
+/// Where a tile's sums go.
+pub(crate) struct Sums<'a> {
+    /// Row 0, column 0 onwards.
+    pub(crate) values: &'a mut [f32],
+    /// From one row to the next.
+    pub(crate) row_step: usize,
+    /// Whether to add to what is there.
+    pub(crate) accumulate: bool,
+}
+
+/// left · right into `sums`: `right` is one panel, `steps.len()` × 16·`width` words.
+///
+/// # Panics
+/// When a slice is too short: a mistake in this crate.
+pub(crate) fn multiply(
+    arithmetic: Arithmetic,
+    left: Left<'_>,
+    steps: &Steps,
+    right: &[u32],
+    width: usize,
+    sums: &mut Sums<'_>,
+) {
+    if left.rows == 0 {
+        return;
+    }
+    let last = left.rows - 1;
+    assert!(left.start + last * left.row_step + steps.reach <= left.words.len());
+    assert!(steps.len() * width * LANES <= right.len());
+    assert!(last * sums.row_step + width * LANES <= sums.values.len());
+    let pointers = Pointers {
+        left: left.words[left.start..].as_ptr(),
+        left_step: left.row_step,
+        offsets: &steps.offsets,
+        right: right.as_ptr(),
+        sums: sums.values.as_mut_ptr(),
+        sums_step: sums.row_step,
+        accumulate: sums.accumulate,
+    };
+    match width {
+        1 => rows::<1>(arithmetic, pointers, left.rows),
+        2 => rows::<2>(arithmetic, pointers, left.rows),
+        3 => rows::<3>(arithmetic, pointers, left.rows),
+        _ => unreachable!("panels are at most {WIDEST} vectors wide"),
+    }
+}
+
+/// What [`multiply`] has checked.
+#[derive(Clone, Copy)]
+struct Pointers<'a> {
+    left: *const u32,
+    left_step: usize,
+    offsets: &'a [u32],
+    right: *const u32,
+    sums: *mut f32,
+    sums_step: usize,
+    accumulate: bool,
+}
+
+/// Runs tiles of 8, then 4, 2 and 1 rows (16 for the narrowest panel, which would wait for its own sums).
+#[allow(unsafe_code)]
+fn rows<const WIDTH: usize>(arithmetic: Arithmetic, mut pointers: Pointers<'_>, mut left: usize) {
+    while left > 0 {
+        // SAFETY: `multiply` checked the bounds of all rows, and `Arithmetic` was made from the machine's level.
+        let done = unsafe {
+            match left {
+                16.. if WIDTH == 1 => tile::<16, WIDTH>(arithmetic, pointers),
+                8.. => tile::<8, WIDTH>(arithmetic, pointers),
+                4.. => tile::<4, WIDTH>(arithmetic, pointers),
+                2.. => tile::<2, WIDTH>(arithmetic, pointers),
+                _ => tile::<1, WIDTH>(arithmetic, pointers),
+            }
+        };
+        left -= done;
+        // One past the last row at most, and not read there.
+        pointers.left = pointers.left.wrapping_add(done * pointers.left_step);
+        pointers.sums = pointers.sums.wrapping_add(done * pointers.sums_step);
+    }
+}
+
+/// # Safety
+/// All rows lie inside their slices and the machine has the instructions.
+#[allow(unsafe_code)]
+#[inline(always)]
+unsafe fn tile<const ROWS: usize, const WIDTH: usize>(arithmetic: Arithmetic, pointers: Pointers<'_>) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match arithmetic.level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 if arithmetic.pairs => x86::tile_bf16::<ROWS, WIDTH>(pointers),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 | Level::Avx512 => x86::tile_avx512::<ROWS, WIDTH>(pointers),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => x86::tile_avx2::<ROWS, WIDTH>(pointers),
+            _ => tile_plain::<ROWS, WIDTH, false>(pointers),
+        }
+    }
+    ROWS
+}
+
+/// The tile in plain Rust, vector by vector: the reference, and what machines without vector instructions run.
+///
+/// # Safety
+/// All rows lie inside their slices.
+#[allow(unsafe_code)]
+#[inline(always)]
+unsafe fn tile_plain<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(pointers: Pointers<'_>) {
+    for row in 0..ROWS {
+        for column in 0..WIDTH {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let out = pointers.sums.add(row * pointers.sums_step + column * LANES).cast::<[f32; LANES]>();
+                let mut total = if pointers.accumulate { out.read_unaligned() } else { [0.0; LANES] };
+                for (step, &offset) in pointers.offsets.iter().enumerate() {
+                    let left = f32::from_bits(*pointers.left.add(row * pointers.left_step + offset as usize));
+                    let right = pointers.right.add((step * WIDTH + column) * LANES).cast::<[f32; LANES]>();
+                    let right = right.read_unaligned();
+                    for lane in 0..LANES {
+                        total[lane] = crate::simd::multiply_add::<FUSED>(left, right[lane], total[lane]);
+                    }
+                }
+                out.write_unaligned(total);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod x86 {
+    use super::{LANES, Pointers};
+    use std::arch::x86_64::*;
+
+    /// The body shared by both AVX-512 tiles: `$multiply` adds the products of one step.
+    macro_rules! tile_512 {
+        ($pointers:ident, $rows:ident, $width:ident, $multiply:expr) => {{
+            let mut total = [[_mm512_setzero_ps(); $width]; $rows];
+            if $pointers.accumulate {
+                for row in 0..$rows {
+                    for column in 0..$width {
+                        let source = $pointers.sums.add(row * $pointers.sums_step + column * LANES);
+                        total[row][column] = _mm512_loadu_ps(source);
+                    }
+                }
+            }
+            let mut right = $pointers.right.cast::<f32>();
+            for &offset in $pointers.offsets {
+                let left = $pointers.left.add(offset as usize).cast::<f32>();
+                let mut columns = [_mm512_setzero_ps(); $width];
+                for column in 0..$width {
+                    columns[column] = _mm512_loadu_ps(right.add(column * LANES));
+                }
+                right = right.add($width * LANES);
+                for row in 0..$rows {
+                    let value = _mm512_set1_ps(*left.add(row * $pointers.left_step));
+                    for column in 0..$width {
+                        total[row][column] = $multiply(total[row][column], value, columns[column]);
+                    }
+                }
+            }
+            for row in 0..$rows {
+                for column in 0..$width {
+                    let target = $pointers.sums.add(row * $pointers.sums_step + column * LANES);
+                    _mm512_storeu_ps(target, total[row][column]);
+                }
+            }
+        }};
+    }
+
+    /// # Safety
+    /// 32 values and 16 words lie at the pointers; the machine has AVX-512 with bf16.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn narrow(values: *const f32, words: *mut u32) {
+        // SAFETY: the caller's promise; the cast only renames the vector's type.
+        unsafe {
+            let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(values.add(LANES)), _mm512_loadu_ps(values));
+            _mm512_storeu_si512(words.cast(), std::mem::transmute::<__m512bh, __m512i>(pairs));
+        }
+    }
+
+    /// # Safety
+    /// All rows lie inside their slices; the machine has AVX-512 with bf16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) unsafe fn tile_bf16<const ROWS: usize, const WIDTH: usize>(pointers: Pointers<'_>) {
+        // SAFETY: the caller's promise; the casts only rename the vector's type.
+        unsafe {
+            tile_512!(pointers, ROWS, WIDTH, |total, left: __m512, right: __m512| _mm512_dpbf16_ps(
+                total,
+                std::mem::transmute::<__m512, __m512bh>(left),
+                std::mem::transmute::<__m512, __m512bh>(right)
+            ));
+        }
+    }
+
+    /// # Safety
+    /// All rows lie inside their slices; the machine has AVX-512.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) unsafe fn tile_avx512<const ROWS: usize, const WIDTH: usize>(pointers: Pointers<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_512!(pointers, ROWS, WIDTH, |total, left, right| _mm512_fmadd_ps(left, right, total)) }
+    }
+
+    /// Sixteen registers hold 4 rows of one vector (two halves) besides the factors, so wider tiles go in parts.
+    ///
+    /// # Safety
+    /// All rows lie inside their slices; the machine has AVX2 and fused multiply-add.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn tile_avx2<const ROWS: usize, const WIDTH: usize>(pointers: Pointers<'_>) {
+        const PART: usize = 4;
+        for column in 0..WIDTH {
+            for first in (0..ROWS).step_by(PART) {
+                let rows = PART.min(ROWS - first);
+                // SAFETY: the caller's promise; `rows` of the tile's rows from `first` on.
+                unsafe {
+                    match rows {
+                        4 => part_avx2::<4, WIDTH>(pointers, first, column),
+                        2 => part_avx2::<2, WIDTH>(pointers, first, column),
+                        _ => part_avx2::<1, WIDTH>(pointers, first, column),
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn part_avx2<const ROWS: usize, const WIDTH: usize>(pointers: Pointers<'_>, first: usize, column: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let target = |row: usize| pointers.sums.add((first + row) * pointers.sums_step + column * LANES);
+            let mut total = [[_mm256_setzero_ps(); 2]; ROWS];
+            if pointers.accumulate {
+                for (row, total) in total.iter_mut().enumerate() {
+                    *total = [_mm256_loadu_ps(target(row)), _mm256_loadu_ps(target(row).add(8))];
+                }
+            }
+            let mut right = pointers.right.add(column * LANES).cast::<f32>();
+            for &offset in pointers.offsets {
+                let left = pointers.left.add(first * pointers.left_step + offset as usize).cast::<f32>();
+                let halves = [_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(8))];
+                right = right.wrapping_add(WIDTH * LANES);
+                for (row, total) in total.iter_mut().enumerate() {
+                    let value = _mm256_set1_ps(*left.add(row * pointers.left_step));
+                    *total = [_mm256_fmadd_ps(value, halves[0], total[0]), _mm256_fmadd_ps(value, halves[1], total[1])];
+                }
+            }
+            for (row, total) in total.iter().enumerate() {
+                _mm256_storeu_ps(target(row), total[0]);
+                _mm256_storeu_ps(target(row).add(8), total[1]);
+            }
+        }
+    }
+}
