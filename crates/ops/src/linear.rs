@@ -53,7 +53,12 @@ impl Linear {
             if width != inputs {
                 return Err(refused("weight", weight, format!("[.., {inputs}]")));
             }
-            weights.extend(weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+            let values = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            if weights.is_empty() {
+                weights = values;
+            } else {
+                weights.extend(values);
+            }
             match bias {
                 Some(bias) if bias.dims() == [outputs] => biases.extend(bias.to_dtype(DType::F32)?.to_vec1::<f32>()?),
                 Some(bias) => return Err(refused("bias", bias, format!("[{outputs}]"))),

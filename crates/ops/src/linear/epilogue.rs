@@ -38,6 +38,27 @@ pub(super) struct LinearSink<'a> {
 }
 
 impl Sink for LinearSink<'_> {
+    #[cfg(target_arch = "x86_64")]
+    fn expect(&self, first_row: usize, rows: usize, first_column: usize) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        let columns = TILE_COLUMNS.min(self.width - first_column);
+        for row in first_row..first_row + rows {
+            let start = row * self.width + first_column;
+            #[allow(unsafe_code, reason = "a prefetch reads nothing; each tile has its own part of the output")]
+            // SAFETY: the driver hands out each tile once, and tiles do not overlap.
+            unsafe {
+                for line in self.output.part(start, columns).chunks(16) {
+                    _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
+                }
+                if let Epilogue::Residual(residual) = &self.epilogue {
+                    for line in residual.values[start..start + columns].chunks(16) {
+                        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+                    }
+                }
+            }
+        }
+    }
+
     fn store(&self, tile: &Finished<'_>) {
         store_rows(self, tile);
     }

@@ -41,17 +41,14 @@ macro_rules! tile_kernel {
                         }
                     }
                 }
-                let mut panel = tile.panel;
+                let (mut panel, mut ahead) = (tile.panel, tile.ahead);
                 for pointers in tile.pointers {
                     let mut offset = 0;
                     for _ in 0..tile.steps {
                         let columns: [__m512i; 4] =
                             std::array::from_fn(|column| _mm512_load_si512(panel.add(column * 64).cast()));
-                        // The next panel lines come from the second-level cache or beyond.
-                        _mm_prefetch::<_MM_HINT_T0>(panel.add(PREFETCH).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(panel.add(PREFETCH + 64).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(panel.add(PREFETCH + 128).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(panel.add(PREFETCH + 192).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                        ahead = ahead.wrapping_add(64);
                         for row in 0..ROWS {
                             let step = pointers[row].add(offset).cast::<i32>().read_unaligned();
                             let step = _mm512_set1_epi32(step);
@@ -72,9 +69,6 @@ macro_rules! tile_kernel {
         }
     };
 }
-
-/// Bytes that the panel is fetched ahead of its use.
-const PREFETCH: usize = 2048;
 
 tile_kernel!(
     /// `f32` rows by `f32` panels.

@@ -9,12 +9,10 @@ use super::{Buffer, Operand, Packed, RowScratch, RowSource, TILE_COLUMNS, TILE_R
 const BLOCK_STEPS: usize = 768;
 /// Most rows of a block.
 const BLOCK_ROWS: usize = 32 * TILE_ROWS;
-/// Bytes of a block's rows that leave room for the panel in the second-level cache.
-const BLOCK_BYTES: usize = 512 * 1024;
+/// Most bytes of a block's rows.
+const BLOCK_BYTES: usize = 2 << 20;
 /// Multiply-adds below which waking another thread costs more than it saves.
 const SERIAL: usize = 1 << 20;
-/// Multiply-adds above which more tasks than threads even out what else the machine does.
-const LARGE: usize = 1 << 27;
 
 /// A finished tile.
 #[derive(Debug)]
@@ -35,6 +33,10 @@ pub(crate) struct Finished<'a> {
 
 /// What becomes of finished tiles. Each tile comes once; tiles of different threads come at the same time.
 pub(crate) trait Sink: Sync {
+    /// A tile of `rows` from `first_row` on and of a panel from `first_column` on will be stored soon: a sink may ask for
+    /// the output's cache lines, which takes as long as the tile's sums.
+    fn expect(&self, _first_row: usize, _rows: usize, _first_column: usize) {}
+
     /// Takes a tile.
     fn store(&self, tile: &Finished<'_>);
 }
@@ -94,10 +96,12 @@ impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
         if work < SERIAL || threads == 1 {
             return (1, 1);
         }
-        let wanted = if work < LARGE { threads } else { 4 * threads };
         // Whoever has many rows shares them out: a row is converted once. Few rows: each thread streams its own panels.
-        let by_rows = if row_tiles >= 4 * threads { wanted.min(row_tiles / 4) } else { 1 };
-        (by_rows, wanted.div_ceil(by_rows).min(panels))
+        if row_tiles < 4 * threads {
+            return (1, threads.min(panels));
+        }
+        // A task of less than a block would stream the panels for too few rows.
+        ((row_tiles * TILE_ROWS / BLOCK_ROWS).clamp(threads, 4 * threads), 1)
     }
 
     fn run_task(&self, task: &Task) {
@@ -120,6 +124,7 @@ impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
         self.rows.load(first, count, &self.packed.kernel, scratch);
         let per_tile = if self.pair.is_some() { 2 } else { 1 };
         let blocks = self.depth_blocks();
+        let block_bytes = count * self.packed.shape.taps * self.packed.shape.depth * 4;
         let kept = if blocks.len() > 1 { row_tiles.len() } else { 1 };
         let mut sums = std::mem::take(&mut scratch.sums);
         sums.reserve(kept * per_tile * TILE_SUMS * 4);
@@ -128,7 +133,13 @@ impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
                 for tile in row_tiles.clone() {
                     let slot = if kept > 1 { (tile - row_tiles.start) * per_tile } else { 0 };
                     let rows = (first + count - tile * TILE_ROWS).min(TILE_ROWS);
-                    let place = Place { first, first_row: tile * TILE_ROWS, rows, panel, slot };
+                    let next = if panel + 1 == panels.end { self.rows.lies_at(first + count) } else { None };
+                    let order = index * row_tiles.len() + tile - row_tiles.start;
+                    let place =
+                        Place { first, first_row: tile * TILE_ROWS, rows, panel, slot, next, order, block_bytes };
+                    if index + 1 == blocks.len() {
+                        self.sink.expect(place.first_row, rows, panel * TILE_COLUMNS);
+                    }
                     self.run_tiles(&place, block, index > 0, scratch, &mut sums);
                     if index + 1 == blocks.len() {
                         self.finish(&place, scratch, &mut sums);
@@ -174,11 +185,15 @@ impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
             for (pair, panel) in self.panels_of(place.panel).enumerate() {
                 let start = (place.slot + pair) * TILE_SUMS * 4;
                 assert!(start + TILE_SUMS * 4 <= sums.bytes(), "a tile lies outside the scratch");
+                let steps = block.steps.len();
+                let start_step = tap * self.packed.steps + block.steps.start;
+                let panel = self.packed.panel(panel, start_step);
                 let tile = Tile {
+                    ahead: place.ahead(count * steps).unwrap_or(panel),
                     rows: place.rows,
                     pointers: &pointers[..count],
-                    steps: block.steps.len(),
-                    panel: self.packed.panel(panel, tap * self.packed.steps + block.steps.start),
+                    steps,
+                    panel,
                     sums: sums.as_mut_ptr().wrapping_add(start).cast(),
                     accumulate: accumulate || taps > 0,
                 };
@@ -247,8 +262,22 @@ struct Place {
     rows: usize,
     /// Its panel.
     panel: usize,
+    /// Where the next block's rows lie, for the tiles of the last panel to fetch.
+    next: Option<*const u8>,
+    /// Bytes of a block's rows where they lie.
+    block_bytes: usize,
+    /// How many tiles of its panel came before it.
+    order: usize,
     /// Its place in the scratch sums.
     slot: usize,
+}
+
+impl Place {
+    /// The part of the next block's rows that a tile of so many steps fetches.
+    fn ahead(&self, steps: usize) -> Option<*const u8> {
+        let offset = self.order * steps * 64;
+        self.next.filter(|_| offset < self.block_bytes).map(|next| next.wrapping_add(offset))
+    }
 }
 
 /// Runs `task(0..tasks)` on the current rayon pool.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Buffer, Kernel, Operand, TILE_COLUMNS};
+use crate::elementary::bf16_pair;
 use crate::types::Precision;
 
 /// Extent of a weight.
@@ -63,19 +64,8 @@ impl Packed {
         columns.par_iter_mut().enumerate().for_each(|(output, column)| *column = measure(&shape, output, &weight));
         if words > 0 {
             data.words_mut().par_chunks_mut(words).enumerate().for_each(|(panel, words)| {
-                for column in 0..TILE_COLUMNS.min(shape.outputs.saturating_sub(panel * TILE_COLUMNS)) {
-                    let output = panel * TILE_COLUMNS + column;
-                    let scale = columns.get(output).map_or(1.0, |column| column.scale);
-                    for tap in 0..shape.taps {
-                        for step in 0..steps {
-                            let value = |offset: usize| {
-                                let depth = step * kernel.operand.step() + offset;
-                                if depth < shape.depth { weight(output, tap, depth) } else { 0.0 }
-                            };
-                            words[(tap * steps + step) * TILE_COLUMNS + column] = word(kernel.operand, scale, value);
-                        }
-                    }
-                }
+                let pack = PanelPacking { shape, operand: kernel.operand, steps, first: panel * TILE_COLUMNS };
+                pack.run(words, &columns, &weight);
             });
         }
         Self { shape, kernel, steps, data, columns }
@@ -112,27 +102,67 @@ impl Packed {
     }
 }
 
+/// Steps packed of each column in turn: a part of the panel that stays in the nearest cache.
+const PACKED_STEPS: usize = 16;
+
+/// One panel to pack.
+struct PanelPacking {
+    shape: PackedShape,
+    operand: Operand,
+    steps: usize,
+    /// Its first output.
+    first: usize,
+}
+
+impl PanelPacking {
+    fn run(&self, words: &mut [u32], columns: &[Int8Column], weight: &impl Fn(usize, usize, usize) -> f32) {
+        let outputs = self.first..self.shape.outputs.min(self.first + TILE_COLUMNS);
+        let width = self.operand.step();
+        for (block, words) in words.chunks_mut(PACKED_STEPS * TILE_COLUMNS).enumerate() {
+            for (column, output) in outputs.clone().enumerate() {
+                let scale = columns.get(output).map_or(1.0, |column| column.scale);
+                for (index, word) in words[column..].iter_mut().step_by(TILE_COLUMNS).enumerate() {
+                    let step = block * PACKED_STEPS + index;
+                    let (tap, step) =
+                        if self.shape.taps == 1 { (0, step) } else { (step / self.steps, step % self.steps) };
+                    *word = pack_word(self.operand, scale, |offset| {
+                        let depth = step * width + offset;
+                        if depth < self.shape.depth { weight(output, tap, depth) } else { 0.0 }
+                    });
+                }
+            }
+        }
+    }
+}
+
 /// The step of one column, whose depth elements `value` gives.
-fn word(operand: Operand, scale: f32, value: impl Fn(usize) -> f32) -> u32 {
+fn pack_word(operand: Operand, scale: f32, value: impl Fn(usize) -> f32) -> u32 {
     match operand {
         Operand::F32 => value(0).to_bits(),
-        Operand::Bf16 | Operand::Bf16Widened => {
-            let bits = |offset| u32::from(half::bf16::from_f32(value(offset)).to_bits());
-            bits(0) | bits(1) << 16
-        }
+        Operand::Bf16 | Operand::Bf16Widened => bf16_pair(value(0), value(1)),
         Operand::Int8 => u32::from_le_bytes(std::array::from_fn(|offset| units(value(offset), scale).cast_unsigned())),
     }
 }
 
 /// A value in units of `scale`, within ±127.
 fn units(value: f32, scale: f32) -> i8 {
-    if scale > 0.0 { (value / scale).round_ties_even().clamp(-127.0, 127.0) as i8 } else { 0 }
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+    if scale > 0.0 { ((value / scale + 12_582_912.0).to_bits() as u8).cast_signed() } else { 0 }
 }
 
 /// Scale and offset of one output: its largest magnitude becomes 127 units.
 fn measure(shape: &PackedShape, output: usize, weight: &impl Fn(usize, usize, usize) -> f32) -> Int8Column {
-    let values = || (0..shape.taps).flat_map(|tap| (0..shape.depth).map(move |depth| weight(output, tap, depth)));
-    let scale = values().fold(0f32, |largest, value| largest.max(value.abs())) / 127.0;
-    let sum: i32 = values().map(|value| i32::from(units(value, scale))).sum();
+    let (mut largest, mut sum) = (0f32, 0i32);
+    for tap in 0..shape.taps {
+        for depth in 0..shape.depth {
+            largest = largest.max(weight(output, tap, depth).abs());
+        }
+    }
+    let scale = largest / 127.0;
+    for tap in 0..shape.taps {
+        for depth in 0..shape.depth {
+            sum += i32::from(units(weight(output, tap, depth), scale));
+        }
+    }
     Int8Column { scale, offset: sum * 128 }
 }

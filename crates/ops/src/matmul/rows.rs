@@ -24,6 +24,11 @@ pub(crate) trait RowSource: Sync {
     /// Makes rows `first..first + count` readable for `kernel`, in `scratch` if they cannot be read where they lie.
     fn load(&self, first: usize, count: usize, kernel: &Kernel, scratch: &mut RowScratch);
 
+    /// Where the rows from `row` on lie before they are loaded, if that is in one piece.
+    fn lies_at(&self, _row: usize) -> Option<*const u8> {
+        None
+    }
+
     /// Address of a row's first step in `tap`. `first` is that of the last `load`, which covers `row`; all steps of the
     /// tap follow without a gap.
     fn pointer(&self, row: usize, tap: usize, first: usize, scratch: &RowScratch) -> *const u8;
@@ -81,6 +86,10 @@ impl RowSource for Dense<'_> {
                 _ => convert(row, kernel, target),
             }
         }
+    }
+
+    fn lies_at(&self, row: usize) -> Option<*const u8> {
+        Some(self.values.as_ptr().wrapping_add(row * self.depth).cast())
     }
 
     fn pointer(&self, row: usize, _: usize, first: usize, scratch: &RowScratch) -> *const u8 {

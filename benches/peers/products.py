@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Matrix products beside PyTorch's (oneDNN), in turn on the same threads.
+
+    cargo build --release -p refrain-ops --example products
+    python benches/peers/products.py target/release/examples/products --output benches/peers/results/products.md
+
+A figure is the best of all repetitions of its kind; a ratio is refrain's rate over PyTorch's. PyTorch in bf16 is the better
+of `linear` and oneDNN's own packed-weight product; it starts from bf16 activations, refrain from f32 (it rounds them on the
+way and writes f32).
+"""
+
+import argparse
+import datetime
+import os
+import subprocess
+import time
+
+# Threads of the peer that spin while refrain has its turn would slow it down.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str(os.cpu_count())))
+
+import torch  # noqa: E402
+
+LAYERS = [
+    ("DiT-XL/2 qkv", 512, 1152, 3456),
+    ("DiT-XL/2 projection", 512, 1152, 1152),
+    ("DiT-XL/2 feed-forward in", 512, 1152, 4608),
+    ("DiT-XL/2 feed-forward out", 512, 4608, 1152),
+    ("DiT-XL/2 modulation", 2, 1152, 6912),
+    ("SD 1.5 64x64 query", 8192, 320, 320),
+    ("SD 1.5 64x64 feed-forward in", 8192, 320, 2560),
+    ("SD 1.5 64x64 feed-forward out", 8192, 1280, 320),
+    ("SD 1.5 32x32 query", 2048, 640, 640),
+    ("SD 1.5 32x32 feed-forward in", 2048, 640, 5120),
+    ("SD 1.5 32x32 feed-forward out", 2048, 2560, 640),
+    ("SD 1.5 16x16 query", 512, 1280, 1280),
+    ("SD 1.5 16x16 feed-forward in", 512, 1280, 10240),
+    ("SD 1.5 16x16 feed-forward out", 512, 5120, 1280),
+    ("SD 1.5 8x8 query", 128, 1280, 1280),
+    ("SD 1.5 text keys", 154, 768, 1280),
+    ("built-in qkv", 128, 256, 768),
+    ("built-in projection", 128, 256, 256),
+    ("built-in feed-forward in", 128, 256, 1024),
+    ("built-in feed-forward out", 128, 1024, 256),
+]
+
+
+class Refrain:
+    """The Rust example, one command at a time."""
+
+    def __init__(self, program):
+        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, command):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        if not answer:
+            raise SystemExit(f"refrain gave no answer to `{command}`")
+        return answer
+
+    def run(self, repetitions):
+        return [float(word) for word in self.ask(f"run {repetitions}").split()]
+
+
+def timed(function, repetitions):
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def torch_products(rows, inputs, outputs, dtype):
+    """PyTorch's ways to the same product."""
+    data, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+    bias = torch.zeros(outputs, dtype=dtype)
+    ways = [lambda: torch.nn.functional.linear(data, weight, bias)]
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        way = lambda: torch.ops.mkldnn._linear_pointwise(data, packed, bias, "none", [], "")  # noqa: E731
+        way()
+        ways.append(way)
+    except (AttributeError, RuntimeError):
+        pass
+    return ways
+
+
+def compare(refrain, layer, dtype, rounds):
+    """Best seconds of refrain and of PyTorch, in turn."""
+    _, rows, inputs, outputs = layer
+    flops = 2 * rows * inputs * outputs
+    repetitions = max(2, min(100, int(1e10 / flops)))
+    refrain.ask(f"layer {rows} {inputs} {outputs} {'bf16' if dtype == torch.bfloat16 else 'f32'}")
+    ways = torch_products(rows, inputs, outputs, dtype)
+    ours, theirs = [], []
+    for _ in range(rounds):
+        ours += refrain.run(repetitions)
+        for way in ways:
+            theirs += timed(way, repetitions)
+        time.sleep(0.01)
+    return flops / min(ours) / 1e9, flops / min(theirs) / 1e9
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", help="the example `products`, built in release mode")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--machine", default="", help="words for the table's head, such as `2-core AMD Zen 4, AVX512-BF16`")
+    parser.add_argument("--output", help="file for the table; standard output if not given")
+    arguments = parser.parse_args()
+
+    torch.set_grad_enabled(False)
+    refrain = Refrain(arguments.program)
+    lines = [
+        "# Matrix products beside PyTorch",
+        "",
+        f"{datetime.date.today()}, {arguments.machine or 'machine not named'}, {torch.get_num_threads()} threads, "
+        f"PyTorch {torch.__version__}. GFLOP/s, best of all repetitions in turn (`benches/peers/products.py`).",
+        f"Multipliers at most: f32 {float(refrain.ask('ceiling f32')):.0f}, "
+        f"bf16 {float(refrain.ask('ceiling bf16')):.0f}.",
+        "",
+        "| layer | rows x inputs x outputs | refrain bf16 | PyTorch bf16 | ratio | refrain f32 | PyTorch f32 | ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for layer in LAYERS:
+        cells = []
+        for dtype in (torch.bfloat16, torch.float32):
+            ours, theirs = compare(refrain, layer, dtype, arguments.rounds)
+            cells += [f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}"]
+        name, rows, inputs, outputs = layer
+        lines.append(f"| {name} | {rows}x{inputs}x{outputs} | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    table = "\n".join(lines) + "\n"
+    if arguments.output:
+        with open(arguments.output, "w", encoding="utf-8") as file:
+            file.write(table)
+    else:
+        print(table)
+
+
+if __name__ == "__main__":
+    main()
