@@ -27,6 +27,7 @@ fn plots() -> Vec<(&'static str, Box<dyn Plot>)> {
         ("heat", Box::new(heat_map(12, 20, 3))),
         ("heat-large", Box::new(heat_map(28, 250, 2))),
         ("speed-harm", Box::new(speed_harm())),
+        ("speed-harm-dense", Box::new(dense())),
         ("curves", Box::new(curves(false))),
         ("curves-log", Box::new(curves(true))),
     ]
@@ -78,6 +79,25 @@ fn speed_harm() -> SpeedHarmPlot {
             ),
         ],
     }
+}
+
+/// More policies, with longer names, than anyone should compare in one plot.
+fn dense() -> SpeedHarmPlot {
+    let families = (0..9).map(|family| PolicyFamily {
+        name: format!("family number {family}"),
+        points: (0..5)
+            .map(|point| PolicyPoint {
+                label: format!("threshold={:.2}+warmup={family}", 0.05 * f64::from(point + 1)),
+                speedup: 1.1 + 0.35 * f64::from(point) + 0.03 * f64::from(family * 7 % 9),
+                psnr: if family == 3 && point == 0 {
+                    f64::INFINITY
+                } else {
+                    42.0 - 4.0 * f64::from(point) - 0.9 * f64::from(family * 5 % 9)
+                },
+            })
+            .collect(),
+    });
+    SpeedHarmPlot { title: "A crowd".to_owned(), families: families.collect() }
 }
 
 fn curves(logarithmic: bool) -> Curves {

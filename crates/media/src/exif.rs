@@ -54,18 +54,15 @@ impl Block {
         self.push16(count as u16);
         for (tag, kind, value) in entries {
             let length = value.len() as u32;
-            match value.as_slice() {
-                // Up to four bytes stand in place of the offset.
-                [short @ ..] if short.len() <= 4 => {
-                    let mut padded = [0; 4];
-                    padded[..short.len()].copy_from_slice(short);
-                    self.entry(*tag, *kind, length, u32::from_be_bytes(padded));
-                }
-                long => {
-                    self.entry(*tag, *kind, length, data_at as u32);
-                    data_at += long.len();
-                    data.extend_from_slice(long);
-                }
+            // Up to four bytes stand in place of the offset.
+            if value.len() <= 4 {
+                let mut padded = [0; 4];
+                padded[..value.len()].copy_from_slice(value);
+                self.entry(*tag, *kind, length, u32::from_be_bytes(padded));
+            } else {
+                self.entry(*tag, *kind, length, data_at as u32);
+                data_at += value.len();
+                data.extend_from_slice(value);
             }
         }
         if pointer {

@@ -7,10 +7,12 @@ use crate::{MediaError, Picture};
 
 const GAP: f64 = 14.0;
 const LINE: f64 = 15.0;
-const CAPTION_LINES: usize = 2;
+const CAPTION_LINES: usize = 3;
+/// A line may end after any of these.
+const BREAKS: [char; 5] = [' ', '+', ':', ',', '/'];
 const WIDEST: f64 = 8192.0;
 
-/// A picture and the words below it, of at most two lines.
+/// A picture and the words below it, of at most three lines; line feeds are kept.
 #[derive(Debug, Clone)]
 pub struct Caption {
     /// The picture, scaled to fit its tile.
@@ -66,19 +68,23 @@ pub fn contact_sheet(title: &str, items: &[Caption], columns: usize, tile: u32) 
 /// Breaks words into lines of at most `width`; the last one takes the rest, shortened.
 fn wrap(text: &str, width: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        let longer = lines.last().map(|line| format!("{line} {word}"));
-        let last_line = lines.len() == CAPTION_LINES;
-        match longer {
-            Some(longer) if last_line || font::width(&longer, theme::SMALL, false) <= width => {
-                if let Some(line) = lines.last_mut() {
-                    *line = longer;
-                }
+    for paragraph in text.lines().map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
+        let mut fresh = true;
+        for piece in paragraph.split_inclusive(BREAKS) {
+            let full = lines.len() == CAPTION_LINES;
+            match lines.last_mut() {
+                Some(line) if full && fresh => *line = format!("{} {piece}", line.trim_end()),
+                Some(line) if full || (!fresh && fits(&format!("{line}{piece}"), width)) => line.push_str(piece),
+                _ => lines.push(piece.to_owned()),
             }
-            _ => lines.push(word.to_owned()),
+            fresh = false;
         }
     }
-    lines.iter().map(|line| font::shorten(line, theme::SMALL, false, width)).collect()
+    lines.iter().map(|line| font::shorten(line.trim_end(), theme::SMALL, false, width)).collect()
+}
+
+fn fits(line: &str, width: f64) -> bool {
+    font::width(line.trim_end(), theme::SMALL, false) <= width
 }
 
 #[cfg(test)]
@@ -91,11 +97,17 @@ mod tests {
 
     #[test]
     fn captions_wrap_and_fit() {
-        let lines = wrap("a very long prompt about a red fox that jumps over everything in its way", 128.0);
-        assert_eq!(lines.len(), 2);
-        assert!(lines[1].ends_with('…'));
+        let lines =
+            wrap("a very long prompt about a red fox that jumps over everything in its way, and then some", 128.0);
+        assert_eq!(lines.len(), CAPTION_LINES);
+        assert!(lines[CAPTION_LINES - 1].ends_with('…'));
         assert!(lines.iter().all(|line| font::width(line, theme::SMALL, false) <= 128.0));
-        assert!(wrap("  ", 100.0).is_empty());
+        assert!(wrap(" \n ", 100.0).is_empty());
+        assert_eq!(
+            wrap("dbcache:threshold=0.1+warmup=2\n1.4x", 128.0),
+            ["dbcache:", "threshold=0.1+", "warmup=2 1.4x"]
+        );
+        assert_eq!(wrap("off\n1.0x, 30 dB", 128.0), ["off", "1.0x, 30 dB"]);
     }
 
     #[test]

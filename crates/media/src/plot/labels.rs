@@ -8,6 +8,8 @@ const DIRECTIONS: [(f64, f64); 8] =
 /// Distances from the point; the farther ones get a leader line.
 const DISTANCES: [f64; 4] = [9.0, 20.0, 34.0, 50.0];
 const ROUNDS: usize = 4;
+/// An overlap up to this many square pixels does not hide anything.
+const COVERED: f64 = 30.0;
 
 /// A label to place.
 pub(super) struct Wanted {
@@ -63,6 +65,14 @@ pub(super) fn place(wanted: &[Wanted], obstacles: &Obstacles<'_>) -> Vec<Placed>
     chosen.into_iter().flatten().collect()
 }
 
+/// Whether no label covers another or a mark: else the points need shorter labels.
+pub(super) fn is_clear(placed: &[Placed], obstacles: &Obstacles<'_>) -> bool {
+    let apart = |(index, label): (usize, &Placed)| {
+        placed.iter().skip(index + 1).all(|other| other.rect.overlap(&label.rect) < COVERED)
+    };
+    placed.iter().enumerate().all(apart) && placed.iter().all(|label| obstacles.marks_under(&label.rect) < COVERED)
+}
+
 fn candidates(label: &Wanted) -> impl Iterator<Item = Placed> {
     DISTANCES.iter().enumerate().flat_map(move |(ring, distance)| {
         DIRECTIONS.iter().map(move |(dx, dy)| {
@@ -77,14 +87,15 @@ fn candidates(label: &Wanted) -> impl Iterator<Item = Placed> {
 impl Obstacles<'_> {
     fn cost(&self, rect: &Rect) -> f64 {
         let outside = rect.width * rect.height - rect.overlap(&self.within);
-        let side = 2.0 * self.radius;
-        let marks: f64 = self
-            .points
-            .iter()
-            .map(|&(x, y)| Rect::new(x - self.radius, y - self.radius, side, side).overlap(rect))
-            .sum();
+        let marks = self.marks_under(rect);
         let crossed: f64 = self.lines.iter().flat_map(|line| line.windows(2)).map(|pair| crossing(pair, rect)).sum();
         outside * 50.0 + marks * 10.0 + crossed * 2.0
+    }
+
+    fn marks_under(&self, rect: &Rect) -> f64 {
+        let side = 2.0 * self.radius;
+        let mark = |&(x, y): &Point| Rect::new(x - self.radius, y - self.radius, side, side).overlap(rect);
+        self.points.iter().map(mark).sum()
     }
 }
 

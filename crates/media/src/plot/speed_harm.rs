@@ -1,8 +1,10 @@
 //! Speed against harm: each policy a point, x its speed-up, y its PSNR to the uncached picture; a line joins a family.
+//!
+//! Labels stand beside their points. Where there is no room for all, points are numbered, and a key follows below.
 
 use super::chart::{Axis, Chart, Frame, LegendEntry, Mark, Shape};
 use super::labels::{self, Obstacles, Placed, Wanted};
-use super::surface::{Anchor, Point, Surface, Words};
+use super::surface::{Anchor, Nowhere, Point, Rect, Surface, Words};
 use super::{Plot, WIDTH, font, plot_error, theme};
 use crate::{MediaError, Rgb};
 
@@ -10,6 +12,9 @@ const HEIGHT: f64 = 560.0;
 const MARK: f64 = 5.5;
 const LABEL_LINE: f64 = 15.0;
 const LONGEST_LABEL: f64 = 220.0;
+const KEY_COLUMNS: usize = 3;
+const KEY_LINE: f64 = 18.0;
+const KEY_LEFT: f64 = 28.0;
 
 /// One measured policy.
 #[derive(Debug, Clone)]
@@ -38,13 +43,6 @@ pub struct SpeedHarmPlot {
     pub title: String,
     /// The families, in the legend's order.
     pub families: Vec<PolicyFamily>,
-}
-
-/// A point with the look of its family and its place.
-struct Drawn<'a> {
-    point: &'a PolicyPoint,
-    at: Point,
-    colour: Rgb,
 }
 
 impl SpeedHarmPlot {
@@ -89,7 +87,8 @@ fn shape(family: usize) -> Shape {
 
 impl Plot for SpeedHarmPlot {
     fn size(&self) -> (f64, f64) {
-        (WIDTH, HEIGHT)
+        let layout = self.lay_out(&self.draw_frame(&mut Nowhere));
+        (WIDTH, if layout.numbered { HEIGHT + key_height(layout.drawn.len()) } else { HEIGHT })
     }
 
     fn title(&self) -> String {
@@ -115,6 +114,46 @@ impl Plot for SpeedHarmPlot {
     }
 
     fn draw(&self, surface: &mut dyn Surface) {
+        let (_, height) = self.size();
+        surface.rect(Rect::new(0.0, 0.0, WIDTH, height), theme::PAPER);
+        let chart = self.draw_frame(surface);
+        let layout = self.lay_out(&chart);
+        for (index, line) in layout.lines.iter().enumerate() {
+            surface.line(line, 1.6, theme::lightened(colour(index)));
+        }
+        for drawn in &layout.drawn {
+            shape(drawn.family).draw(surface, drawn.at, MARK, colour(drawn.family));
+        }
+        for ((drawn, text), placed) in layout.drawn.iter().zip(&layout.texts).zip(&layout.placed) {
+            write_label(surface, drawn, text, placed);
+        }
+        if layout.numbered {
+            write_key(surface, &layout.drawn);
+        }
+    }
+}
+
+/// A point with its place.
+struct Drawn<'a> {
+    point: &'a PolicyPoint,
+    family: usize,
+    at: Point,
+}
+
+/// Where everything goes.
+struct Layout<'a> {
+    /// In the order of families and of speed.
+    drawn: Vec<Drawn<'a>>,
+    /// One per family.
+    lines: Vec<Vec<Point>>,
+    texts: Vec<String>,
+    placed: Vec<Placed>,
+    /// Whether the texts are numbers, which a key below the chart explains.
+    numbered: bool,
+}
+
+impl SpeedHarmPlot {
+    fn draw_frame(&self, surface: &mut dyn Surface) -> Chart {
         let (x, y) = self.axes();
         let legend = self.legend();
         let frame = Frame {
@@ -124,56 +163,71 @@ impl Plot for SpeedHarmPlot {
             legend: &legend,
             height: HEIGHT,
         };
-        let chart = Chart::draw(surface, &frame, x, y);
+        Chart::draw(surface, &frame, x, y)
+    }
+
+    fn lay_out(&self, chart: &Chart) -> Layout<'_> {
         let mut lines = Vec::new();
         let mut drawn = Vec::new();
-        for (index, family) in self.families.iter().enumerate() {
-            let mut points: Vec<&PolicyPoint> = family.points.iter().collect();
+        for (family, PolicyFamily { points, .. }) in self.families.iter().enumerate() {
+            let mut points: Vec<&PolicyPoint> = points.iter().collect();
             points.sort_by(|left, right| left.speedup.total_cmp(&right.speedup));
-            let places: Vec<Point> = points.iter().map(|point| chart.place((point.speedup, point.psnr))).collect();
+            let place = |point: &PolicyPoint| chart.place((point.speedup, point.psnr));
             // No line leads to infinity.
-            let finite = points.iter().zip(&places).filter(|(point, _)| point.psnr.is_finite());
-            let joined: Vec<Point> = finite.map(|(_, &place)| place).collect();
-            surface.line(&joined, 1.6, theme::lightened(colour(index)));
-            drawn.extend(points.iter().zip(&places).map(|(&point, &at)| Drawn { point, at, colour: colour(index) }));
-            lines.push(places);
+            lines.push(points.iter().filter(|point| point.psnr.is_finite()).map(|point| place(point)).collect());
+            drawn.extend(points.into_iter().map(|point| Drawn { point, family, at: place(point) }));
         }
-        for (index, places) in lines.iter().enumerate() {
-            for &at in places {
-                shape(index).draw(surface, at, MARK, colour(index));
-            }
+        let marks: Vec<Point> = drawn.iter().map(|drawn| drawn.at).collect();
+        let obstacles = Obstacles { within: chart.plot, points: &marks, radius: MARK + 2.0, lines: &lines };
+        let mut texts: Vec<String> = drawn.iter().map(|drawn| drawn.point.text()).collect();
+        let mut placed = labels::place(&wanted(&drawn, &texts), &obstacles);
+        let numbered = !labels::is_clear(&placed, &obstacles);
+        if numbered {
+            texts = (1..=drawn.len()).map(|number| number.to_string()).collect();
+            placed = labels::place(&wanted(&drawn, &texts), &obstacles);
         }
-        write_labels(surface, &chart, &drawn, &lines);
+        Layout { drawn, lines, texts, placed, numbered }
     }
 }
 
-fn write_labels(surface: &mut dyn Surface, chart: &Chart, drawn: &[Drawn<'_>], lines: &[Vec<Point>]) {
-    let texts: Vec<String> = drawn
-        .iter()
-        .map(|drawn| {
-            let label = font::shorten(&drawn.point.label, theme::SMALL, false, LONGEST_LABEL);
-            if drawn.point.psnr.is_infinite() { format!("{label} (identical)") } else { label }
-        })
-        .collect();
-    let wanted: Vec<Wanted> = drawn
-        .iter()
-        .zip(&texts)
-        .map(|(drawn, text)| Wanted {
-            point: drawn.at,
-            width: font::width(text, theme::SMALL, false) + 2.0,
-            height: LABEL_LINE,
-        })
-        .collect();
-    let points: Vec<Point> = drawn.iter().map(|drawn| drawn.at).collect();
-    let obstacles = Obstacles { within: chart.plot, points: &points, radius: MARK + 2.0, lines };
-    let placed = labels::place(&wanted, &obstacles);
-    for ((drawn, text), Placed { rect, far }) in drawn.iter().zip(&texts).zip(placed) {
-        if far {
-            let edge = (drawn.at.0.clamp(rect.x, rect.right()), drawn.at.1.clamp(rect.y, rect.bottom()));
-            surface.line(&[drawn.at, edge], 0.8, theme::AXIS);
-        }
-        let at = (rect.x + rect.width / 2.0, rect.y + rect.height / 2.0);
-        let words = Words::new(text, at, theme::SMALL, theme::darkened(drawn.colour)).anchored(Anchor::Middle);
+impl PolicyPoint {
+    fn text(&self) -> String {
+        let label = font::shorten(&self.label, theme::SMALL, false, LONGEST_LABEL);
+        if self.psnr.is_infinite() { format!("{label} (identical)") } else { label }
+    }
+}
+
+fn wanted(drawn: &[Drawn<'_>], texts: &[String]) -> Vec<Wanted> {
+    let width = |text: &str| font::width(text, theme::SMALL, false) + 2.0;
+    let pairs = drawn.iter().zip(texts);
+    pairs.map(|(drawn, text)| Wanted { point: drawn.at, width: width(text), height: LABEL_LINE }).collect()
+}
+
+fn write_label(surface: &mut dyn Surface, drawn: &Drawn<'_>, text: &str, &Placed { rect, far }: &Placed) {
+    if far {
+        let edge = (drawn.at.0.clamp(rect.x, rect.right()), drawn.at.1.clamp(rect.y, rect.bottom()));
+        surface.line(&[drawn.at, edge], 0.8, theme::AXIS);
+    }
+    let at = (rect.x + rect.width / 2.0, rect.y + rect.height / 2.0);
+    let words = Words::new(text, at, theme::SMALL, theme::darkened(colour(drawn.family))).anchored(Anchor::Middle);
+    surface.words(&words.centred_vertically());
+}
+
+fn key_height(points: usize) -> f64 {
+    points.div_ceil(KEY_COLUMNS) as f64 * KEY_LINE + 12.0
+}
+
+/// Explains the numbers below the chart, column by column.
+fn write_key(surface: &mut dyn Surface, drawn: &[Drawn<'_>]) {
+    let rows = drawn.len().div_ceil(KEY_COLUMNS);
+    let width = (WIDTH - 2.0 * KEY_LEFT) / KEY_COLUMNS as f64;
+    for (index, drawn) in drawn.iter().enumerate() {
+        let x = KEY_LEFT + (index / rows) as f64 * width;
+        let y = HEIGHT + (index % rows) as f64 * KEY_LINE + KEY_LINE / 2.0;
+        shape(drawn.family).draw(surface, (x, y), MARK * 0.8, colour(drawn.family));
+        let text = format!("{}  {}", index + 1, drawn.point.text());
+        let text = font::shorten(&text, theme::SMALL, false, width - 24.0);
+        let words = Words::new(&text, (x + 12.0, y), theme::SMALL, theme::darkened(colour(drawn.family)));
         surface.words(&words.centred_vertically());
     }
 }
@@ -200,5 +254,15 @@ mod tests {
         }
         assert!(plot(vec![point("only", 1.0, f64::INFINITY)]).to_svg().is_ok());
         assert!(plot(vec![point("only", 3.0, 20.0)]).to_svg().is_ok());
+    }
+
+    #[test]
+    fn a_crowd_is_numbered() {
+        let points: Vec<PolicyPoint> = (0..40)
+            .map(|index| point(&format!("threshold=0.{index}+warmup=2"), 2.0 + f64::from(index) * 0.01, 30.0))
+            .collect();
+        let plot = SpeedHarmPlot { title: "t".into(), families: vec![PolicyFamily { name: "f".into(), points }] };
+        let svg = plot.to_svg().unwrap();
+        assert!(plot.size().1 > HEIGHT && svg.contains(">40<") && svg.contains(">40  threshold=0.39+warmup=2<"));
     }
 }

@@ -117,3 +117,14 @@ pub trait Surface {
     /// Writes words.
     fn words(&mut self, words: &Words<'_>);
 }
+
+/// A surface that shows nothing, for finding out where things would be.
+pub(super) struct Nowhere;
+
+impl Surface for Nowhere {
+    fn rect(&mut self, _: Rect, _: Rgb) {}
+    fn line(&mut self, _: &[Point], _: f64, _: Rgb) {}
+    fn polygon(&mut self, _: &[Point], _: Rgb) {}
+    fn circle(&mut self, _: Point, _: f64, _: Rgb) {}
+    fn words(&mut self, _: &Words<'_>) {}
+}
