@@ -8,7 +8,7 @@ const CHAINS: usize = 12;
 const ROUNDS: u64 = 200_000;
 
 /// Best rate over all threads of the current rayon pool, in GFLOP/s, or nothing where the instructions are missing.
-pub fn measure(bf16: bool) -> Option<f64> {
+pub(crate) fn measure(bf16: bool) -> Option<f64> {
     let flops = flops_per_thread(bf16)? * rayon::current_num_threads() as f64;
     let run = || {
         let start = Instant::now();

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::{Buffer, Operand, Packed, RowScratch, RowSource, TILE_COLUMNS, TILE_ROWS, TILE_SUMS, Tile};
 
-/// Steps of a panel that stay in the second-level cache while the rows of a block pass: 192 KiB.
-const BLOCK_STEPS: usize = 768;
+/// Steps of a panel that stay in the second-level cache while the rows of a block pass: 288 KiB.
+const BLOCK_STEPS: usize = 1152;
 /// Most rows of a block.
 const BLOCK_ROWS: usize = 32 * TILE_ROWS;
 /// Most bytes of a block's rows.

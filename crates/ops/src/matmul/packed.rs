@@ -90,7 +90,7 @@ impl Packed {
         let word = self.data.words()[step * TILE_COLUMNS + output % TILE_COLUMNS];
         match operand {
             Operand::F32 => f32::from_bits(word),
-            Operand::Bf16 | Operand::Bf16Widened if depth % 2 == 0 => f32::from_bits(word << 16),
+            Operand::Bf16 | Operand::Bf16Widened if depth.is_multiple_of(2) => f32::from_bits(word << 16),
             Operand::Bf16 | Operand::Bf16Widened => f32::from_bits(word & 0xffff_0000),
             Operand::Int8 => f32::from(word.to_le_bytes()[depth % 4].cast_signed()) * self.columns[output].scale,
         }
