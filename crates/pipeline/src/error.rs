@@ -46,6 +46,14 @@ pub enum PipelineError {
         /// What is wrong.
         problem: String,
     },
+    /// A scheduler configuration that cannot be read.
+    #[error("{file}: {source}")]
+    Scheduler {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: refrain_samplers::Error,
+    },
     /// Components that each load but do not fit each other.
     #[error("{first} and {second} do not fit: {problem}")]
     Mismatch {
@@ -78,23 +86,13 @@ pub enum PipelineError {
         /// What is wrong and what would be right.
         problem: String,
     },
-    /// Latents without any variation: the picture would be one flat colour.
-    #[error("the latents collapsed to a constant after step {} of {count} (timestep {timestep}); try fewer cached steps, --cache off or --dtype f32", step + 1)]
-    Collapsed {
-        /// Index of the step, from 0.
-        step: usize,
-        /// Steps of the run.
-        count: usize,
-        /// Timestep given to the model.
-        timestep: f32,
-    },
     /// A decoded picture with values that are no numbers.
     #[error("the decoded picture is not finite though its latents are; try --dtype f32")]
     PictureNotFinite,
     /// A component's configuration or tensors.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The scheduler's configuration, or a step.
+    /// A schedule that cannot be made, or a step that failed.
     #[error(transparent)]
     Sampler(#[from] refrain_samplers::Error),
     /// The cache.

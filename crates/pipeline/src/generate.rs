@@ -17,9 +17,6 @@ use crate::{
 /// Called after every step; `Break` ends the run with an error for which [`PipelineError::is_stopped`] holds.
 pub type Observe<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
 
-/// Latents whose values vary less than this carry no picture.
-const COLLAPSED: f32 = 1e-6;
-
 impl Pipeline {
     /// Makes one picture. Every cacheable part asks `cache` first; [`Context::off`] computes all.
     ///
@@ -144,25 +141,12 @@ impl Run<'_> {
     }
 
     fn observe(&self, report: &StepReport<'_>, observe: &mut Observe<'_>) -> ControlFlow<()> {
-        match self.finish_step(report) {
-            Ok(()) => {
-                let cache = self.cache.borrow();
-                observe(&Progress { step: report, cache: &cache })
-            }
-            Err(failure) => {
-                self.failure.replace(Some(failure));
-                ControlFlow::Break(())
-            }
+        // The cache knows what healthy latents are, and names the step if these are not.
+        if let Err(failure) = self.cache.borrow_mut().end_step(report.latents) {
+            self.failure.replace(Some(failure.into()));
+            return ControlFlow::Break(());
         }
-    }
-
-    fn finish_step(&self, report: &StepReport<'_>) -> Result<()> {
-        self.cache.borrow_mut().end_step(report.latents)?;
-        if health(report.latents)?.std < COLLAPSED {
-            let (step, count, timestep) = (report.index, report.count, report.timestep);
-            return Err(PipelineError::Collapsed { step, count, timestep });
-        }
-        Ok(())
+        observe(&Progress { step: report, cache: &self.cache.borrow() })
     }
 }
 

@@ -321,5 +321,7 @@ fn load_scheduler(source: &ModelSource, index: &ModelIndex) -> Result<SchedulerC
             problem: "lists no component `scheduler`".to_owned(),
         });
     }
-    Ok(SchedulerConfig::from_json(&source.text(CONFIG, "it holds the noise schedule")?)?)
+    let text = source.text(CONFIG, "it holds the noise schedule")?;
+    SchedulerConfig::from_json(&text)
+        .map_err(|error| PipelineError::Scheduler { file: source.label(CONFIG), source: error })
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{D, Tensor};
 use refrain_cache::Context;
-use refrain_models::{Conditions, Denoiser as _};
+use refrain_models::Conditions;
 use refrain_pipeline::{ImageRequest, Noise, Pipeline};
 use support::{TestResult, assert_close, load, repository, tensors};
 
