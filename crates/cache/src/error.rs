@@ -73,7 +73,7 @@ pub enum CacheError {
     },
     /// A value that is not finite although everything in the step was computed.
     #[error(
-        "{what} is not finite at step {step} of {count} (timestep {timestep}) though nothing was cached there; try --dtype f32, fewer guidance or another sampler"
+        "{what} is not finite at step {step} of {count} (timestep {timestep}) though nothing was cached there; try --dtype f32, a lower guidance scale or another sampler"
     )]
     NonFinite {
         /// `the model's output` or `the latents`.
