@@ -29,7 +29,7 @@ impl Linear {
     /// Packs `weight` (`[out, in]`, any float type) and `bias` (`[out]`).
     ///
     /// # Errors
-    /// When the weight is not a matrix with at least one input, or the bias does not fit it.
+    /// When the weight is not a matrix with at least one input and output, or the bias does not fit it.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Self> {
         Self::fused(&[(weight, bias)], precision)
     }
@@ -44,8 +44,7 @@ impl Linear {
             None => 0,
         };
         if inputs == 0 {
-            let (found, expected) = ("0".to_owned(), "at least one".to_owned());
-            return Err(OpsError::Value { operation: "linear", argument: "in_features", found, expected }.into());
+            return Err(too_few("in_features"));
         }
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for (weight, bias) in parts {
@@ -64,6 +63,9 @@ impl Linear {
                 Some(bias) => return Err(refused("bias", bias, format!("[{outputs}]"))),
                 None => biases.resize(biases.len() + outputs, 0.0),
             }
+        }
+        if biases.is_empty() {
+            return Err(too_few("out_features"));
         }
         let mut weight = Weight::new(biases.len(), inputs, precision, |output, input| weights[output * inputs + input]);
         weight.bias[..biases.len()].copy_from_slice(&biases);
@@ -107,7 +109,7 @@ impl Linear {
             return Err(refused("residual", residual, format!("{shape:?}")));
         }
         let rows = input.elem_count() / self.in_features();
-        let groups = gate.map_or(1, |gate| gate.elem_count() / self.out_features().max(1)).max(1);
+        let groups = gate.map_or(1, |gate| gate.elem_count() / self.out_features()).max(1);
         if let Some(gate) =
             gate.filter(|gate| gate.elem_count() != groups * self.out_features() || !rows.is_multiple_of(groups))
         {
@@ -197,6 +199,12 @@ impl Linear {
 /// The tensor in `f32`, contiguous.
 fn single(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_dtype(DType::F32)?.contiguous()
+}
+
+/// The error of a layer without inputs or outputs.
+fn too_few(argument: &'static str) -> candle_core::Error {
+    let (found, expected) = ("0".to_owned(), "at least one".to_owned());
+    OpsError::Value { operation: "linear", argument, found, expected }.into()
 }
 
 /// The error of an argument whose shape does not fit.

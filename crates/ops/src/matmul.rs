@@ -1,10 +1,9 @@
-//! The matrix product beneath linear layers, convolutions and attention.
+//! The matrix product beneath linear layers.
 //!
 //! A product is `rows [m, k] * weight^T [k, n]`. The weight is packed once ([`Packed`]); rows are read where they lie
 //! (`f32`) or rounded into a thread's scratch (`bf16`, int8). A *tile* is [`TILE_ROWS`] rows by [`TILE_COLUMNS`] columns,
 //! held in registers over the whole depth; a finished tile goes to a [`Sink`], which adds bias, activation, gate and
-//! residual and writes the output. Convolutions give their pixels through the same [`RowSource`], one *tap* per kernel
-//! position, so that no im2col is ever written.
+//! residual and writes the output.
 //!
 //! Every element is summed over the depth in one fixed order, whatever tile, block or thread it falls to: rows are
 //! bit-identical however many others there are.
@@ -32,7 +31,7 @@ pub(crate) use buffer::Buffer;
 pub(crate) use drive::{Finished, Product, Sink};
 pub(crate) use kernel::{Kernel, Operand, Tile};
 pub(crate) use packed::{Packed, PackedShape};
-pub(crate) use rows::{Dense, RowScratch, RowSource};
+pub(crate) use rows::{RowScratch, Rows};
 
 /// Rows of a tile: with four 512-bit columns, 24 sums of the 32 registers.
 pub(crate) const TILE_ROWS: usize = 6;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::epilogue::{Epilogue, LinearSink, Residual};
-use crate::matmul::{Dense, Packed, PackedShape, Product, TILE_COLUMNS};
+use crate::matmul::{Packed, PackedShape, Product, Rows, TILE_COLUMNS};
 use crate::parallel::written;
 use crate::types::{Activation, Precision};
 
@@ -28,8 +28,8 @@ impl Weight {
         precision: Precision,
         weight: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
-        let shape = PackedShape { outputs, taps: 1, depth: inputs };
-        let packed = Packed::new(shape, precision, |output, _, input| weight(output, input));
+        let shape = PackedShape { outputs, depth: inputs };
+        let packed = Packed::new(shape, precision, weight);
         let bias = vec![0.0; outputs.next_multiple_of(TILE_COLUMNS)];
         Self { packed, bias, precision, transposed: OnceLock::new() }
     }
@@ -39,14 +39,14 @@ impl Weight {
         let build = || {
             let precision = if self.precision == Precision::Int8 { Precision::Bf16 } else { self.precision };
             let PackedShape { outputs, depth, .. } = self.packed.shape;
-            Arc::new(Self::new(depth, outputs, precision, |output, input| self.packed.value(input, 0, output)))
+            Arc::new(Self::new(depth, outputs, precision, |output, input| self.packed.value(input, output)))
         };
         self.transposed.get_or_init(build).clone()
     }
 
     /// `epilogue(rows * weight^T + bias)`.
     pub(super) fn product(&self, rows: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
-        let rows = Dense::new(rows, self.packed.shape.depth);
+        let rows = Rows::new(rows, self.packed.shape.depth);
         let (width, pair) = match epilogue {
             Epilogue::Gated(panels) => (panels * TILE_COLUMNS, Some(panels)),
             Epilogue::Activate(_) | Epilogue::Residual(_) => (self.packed.shape.outputs, None),
@@ -56,7 +56,7 @@ impl Weight {
         unsafe {
             written(rows.len() * width, |output| {
                 let sink = LinearSink { output, width, bias: &self.bias, epilogue };
-                Product { rows: &rows, packed: &self.packed, sink: &sink, pair }.run();
+                Product { rows, packed: &self.packed, sink: &sink, pair }.run();
             })
         }
     }

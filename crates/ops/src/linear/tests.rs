@@ -219,5 +219,6 @@ fn what_does_not_fit_is_refused() {
     assert!(Linear::new(&tensor(1, &[7, 4]), None, Precision::F32).unwrap().forward_geglu(&input).is_err());
     assert!(Linear::new(&tensor(1, &[6, 4]), Some(&tensor(1, &[5])), Precision::F32).is_err());
     assert!(Linear::fused(&[], Precision::F32).is_err());
+    assert!(Linear::new(&tensor(1, &[0, 4]), None, Precision::F32).is_err());
     assert_eq!((layer.in_features(), layer.out_features(), layer.flops(3)), (4, 6, 144));
 }

@@ -66,20 +66,18 @@ unsafe fn strips<const ROWS: usize, const WIDENED: bool>(tile: &Tile<'_>, first:
                 }
             }
             let mut panel = tile.panel.add(strip * 64);
-            for pointers in tile.pointers {
-                for step in 0..tile.steps {
-                    let words = [_mm256_load_si256(panel.cast()), _mm256_load_si256(panel.add(32).cast())];
-                    if WIDENED {
-                        let even = words.map(|words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)));
-                        add_step(&mut sums, pointers, first, step * 8, even);
-                        let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-                        let odd = words.map(|words| _mm256_castsi256_ps(_mm256_and_si256(words, high)));
-                        add_step(&mut sums, pointers, first, step * 8 + 4, odd);
-                    } else {
-                        add_step(&mut sums, pointers, first, step * 4, words.map(|words| _mm256_castsi256_ps(words)));
-                    }
-                    panel = panel.add(256);
+            for step in 0..tile.steps {
+                let words = [_mm256_load_si256(panel.cast()), _mm256_load_si256(panel.add(32).cast())];
+                if WIDENED {
+                    let even = words.map(|words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)));
+                    add_step(&mut sums, tile.pointers, first, step * 8, even);
+                    let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+                    let odd = words.map(|words| _mm256_castsi256_ps(_mm256_and_si256(words, high)));
+                    add_step(&mut sums, tile.pointers, first, step * 8 + 4, odd);
+                } else {
+                    add_step(&mut sums, tile.pointers, first, step * 4, words.map(|words| _mm256_castsi256_ps(words)));
                 }
+                panel = panel.add(256);
             }
             for (row, sums) in sums.iter().enumerate() {
                 _mm256_store_ps(target.add(row * TILE_COLUMNS), sums[0]);

@@ -42,23 +42,21 @@ macro_rules! tile_kernel {
                     }
                 }
                 let (mut panel, mut ahead) = (tile.panel, tile.ahead);
-                for pointers in tile.pointers {
-                    let mut offset = 0;
-                    for _ in 0..tile.steps {
-                        let columns: [__m512i; 4] =
-                            std::array::from_fn(|column| _mm512_load_si512(panel.add(column * 64).cast()));
-                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                        ahead = ahead.wrapping_add(64);
-                        for row in 0..ROWS {
-                            let step = pointers[row].add(offset).cast::<i32>().read_unaligned();
-                            let step = _mm512_set1_epi32(step);
-                            for column in 0..4 {
-                                sums[row][column] = $multiply_add(sums[row][column], step, columns[column]);
-                            }
+                let mut offset = 0;
+                for _ in 0..tile.steps {
+                    let columns: [__m512i; 4] =
+                        std::array::from_fn(|column| _mm512_load_si512(panel.add(column * 64).cast()));
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    ahead = ahead.wrapping_add(64);
+                    for row in 0..ROWS {
+                        let step = tile.pointers[row].add(offset).cast::<i32>().read_unaligned();
+                        let step = _mm512_set1_epi32(step);
+                        for column in 0..4 {
+                            sums[row][column] = $multiply_add(sums[row][column], step, columns[column]);
                         }
-                        offset += 4;
-                        panel = panel.add(256);
                     }
+                    offset += 4;
+                    panel = panel.add(256);
                 }
                 for (row, sums) in sums.iter().enumerate() {
                     for (column, sum) in sums.iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::{Buffer, Operand, Packed, RowScratch, RowSource, TILE_COLUMNS, TILE_ROWS, TILE_SUMS, Tile};
+use super::{Buffer, Operand, Packed, RowScratch, Rows, TILE_COLUMNS, TILE_ROWS, TILE_SUMS, Tile};
 
 /// Steps of a panel that stay in the second-level cache while the rows of a block pass: 288 KiB.
 const BLOCK_STEPS: usize = 1152;
@@ -11,6 +11,8 @@ const BLOCK_STEPS: usize = 1152;
 const BLOCK_ROWS: usize = 32 * TILE_ROWS;
 /// Most bytes of a block's rows.
 const BLOCK_BYTES: usize = 2 << 20;
+/// Bytes of a weight that passes from the second-level cache.
+const SMALL_WEIGHT: usize = 1 << 20;
 /// Multiply-adds below which waking another thread costs more than it saves.
 const SERIAL: usize = 1 << 20;
 
@@ -42,9 +44,9 @@ pub(crate) trait Sink: Sync {
 }
 
 /// Rows by a packed weight into a sink.
-pub(crate) struct Product<'a, Rows, Out> {
+pub(crate) struct Product<'a, Out> {
     /// The rows.
-    pub(crate) rows: &'a Rows,
+    pub(crate) rows: Rows<'a>,
     /// The weight.
     pub(crate) packed: &'a Packed,
     /// Where tiles go.
@@ -53,95 +55,93 @@ pub(crate) struct Product<'a, Rows, Out> {
     pub(crate) pair: Option<usize>,
 }
 
-/// A part of a product: row tiles by panels.
-struct Task {
-    row_tiles: Range<usize>,
-    panels: Range<usize>,
-}
-
-/// A stretch of depth that is summed before the next row tile: taps by steps.
-struct DepthBlock {
-    taps: Range<usize>,
-    steps: Range<usize>,
-}
-
 thread_local! {
     /// Taken while in use, so that a product within a product gets its own.
     static SCRATCH: Cell<RowScratch> = Cell::default();
 }
 
-impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
+/// Part `index` of `range` cut into `parts` as equal as can be.
+fn part(range: &Range<usize>, parts: usize, index: usize) -> Range<usize> {
+    range.start + range.len() * index / parts..range.start + range.len() * (index + 1) / parts
+}
+
+impl<Out: Sink> Product<'_, Out> {
     /// Computes the product on the current rayon pool.
     pub(crate) fn run(&self) {
-        let row_tiles = self.rows.rows().div_ceil(TILE_ROWS);
-        let panels = self.pair.unwrap_or(self.packed.panels());
-        if row_tiles == 0 || panels == 0 {
+        let row_tiles = 0..self.rows.len().div_ceil(TILE_ROWS);
+        let panels = 0..self.pair.unwrap_or(self.packed.panels());
+        if row_tiles.is_empty() || panels.is_empty() {
             return;
         }
-        let (by_rows, by_panels) = self.split(row_tiles, panels);
-        let part = |count: usize, parts: usize, index: usize| count * index / parts..count * (index + 1) / parts;
+        let (by_rows, by_panels) = self.split(row_tiles.len(), panels.len());
         for_each_task(by_rows * by_panels, &|task| {
-            self.run_task(&Task {
-                row_tiles: part(row_tiles, by_rows, task / by_panels),
-                panels: part(panels, by_panels, task % by_panels),
-            });
+            self.run_task(&part(&row_tiles, by_rows, task / by_panels), &part(&panels, by_panels, task % by_panels));
         });
     }
 
     /// How many tasks to cut rows and panels into.
     fn split(&self, row_tiles: usize, panels: usize) -> (usize, usize) {
-        let depth = self.packed.shape.depth * self.packed.shape.taps;
-        let work = self.rows.rows() * self.packed.shape.outputs * depth;
+        let work = self.rows.len() * self.packed.shape.outputs * self.packed.shape.depth;
         let threads = rayon::current_num_threads();
         if work < SERIAL || threads == 1 {
             return (1, 1);
         }
-        // Whoever has many rows shares them out: a row is converted once. Few rows: each thread streams its own panels.
+        // Few rows: each thread streams its own panels.
         if row_tiles < 4 * threads {
-            return (1, threads.min(panels));
+            let by_panels = threads.min(panels);
+            return ((threads / by_panels).clamp(1, row_tiles), by_panels);
         }
-        // A task of less than a block would stream the panels for too few rows.
+        // Whoever has many rows shares them out, as a row is then converted once. More tasks than threads even out what
+        // else the machine does, but a task of less than a block would stream the panels for too few rows.
         ((row_tiles * TILE_ROWS / BLOCK_ROWS).clamp(threads, 4 * threads), 1)
     }
 
-    fn run_task(&self, task: &Task) {
+    /// A part of the rows by a part of the panels, block of rows after block of rows.
+    fn run_task(&self, row_tiles: &Range<usize>, panels: &Range<usize>) {
         let mut scratch = SCRATCH.take();
-        let row_bytes = self.packed.steps * self.packed.shape.taps * self.packed.kernel.operand.row_step_bytes();
-        let block_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(4 * TILE_ROWS, BLOCK_ROWS) / TILE_ROWS;
-        let blocks = task.row_tiles.len().div_ceil(block_rows);
+        let row_bytes = self.packed.steps * self.packed.kernel.operand.row_step_bytes();
+        // A weight that stays in the second-level cache leaves less room for rows, and loses nothing by passing often.
+        let most = if self.packed.bytes() <= SMALL_WEIGHT { BLOCK_ROWS / 2 } else { BLOCK_ROWS };
+        let block_tiles = (BLOCK_BYTES / row_bytes.max(1)).clamp(4 * TILE_ROWS, most) / TILE_ROWS;
+        let blocks = row_tiles.len().div_ceil(block_tiles);
         for block in 0..blocks {
-            let (start, count) = (task.row_tiles.start, task.row_tiles.len());
-            let row_tiles = start + count * block / blocks..start + count * (block + 1) / blocks;
-            self.run_block(row_tiles, &task.panels, &mut scratch);
+            self.run_block(&part(row_tiles, blocks, block), panels, &mut scratch);
         }
         SCRATCH.set(scratch);
     }
 
-    /// A block of rows, loaded once, by a range of panels.
-    fn run_block(&self, row_tiles: Range<usize>, panels: &Range<usize>, scratch: &mut RowScratch) {
+    /// A block of rows, loaded once, by a part of the panels.
+    fn run_block(&self, row_tiles: &Range<usize>, panels: &Range<usize>, scratch: &mut RowScratch) {
         let first = row_tiles.start * TILE_ROWS;
-        let count = (row_tiles.end * TILE_ROWS).min(self.rows.rows()) - first;
+        let count = (row_tiles.end * TILE_ROWS).min(self.rows.len()) - first;
         self.rows.load(first, count, &self.packed.kernel, scratch);
-        let per_tile = if self.pair.is_some() { 2 } else { 1 };
-        let blocks = self.depth_blocks();
-        let block_bytes = count * self.packed.shape.taps * self.packed.shape.depth * 4;
-        let kept = if blocks.len() > 1 { row_tiles.len() } else { 1 };
         let mut sums = std::mem::take(&mut scratch.sums);
+        let (parts, per_tile) = (self.depth_parts(), if self.pair.is_some() { 2 } else { 1 });
+        let kept = if parts > 1 { row_tiles.len() } else { 1 };
         sums.reserve(kept * per_tile * TILE_SUMS * 4);
         for panel in panels.clone() {
-            for (index, block) in blocks.iter().enumerate() {
-                for tile in row_tiles.clone() {
-                    let slot = if kept > 1 { (tile - row_tiles.start) * per_tile } else { 0 };
-                    let rows = (first + count - tile * TILE_ROWS).min(TILE_ROWS);
-                    let next = if panel + 1 == panels.end { self.rows.lies_at(first + count) } else { None };
-                    let order = index * row_tiles.len() + tile - row_tiles.start;
-                    let place =
-                        Place { first, first_row: tile * TILE_ROWS, rows, panel, slot, next, order, block_bytes };
-                    if index + 1 == blocks.len() {
-                        self.sink.expect(place.first_row, rows, panel * TILE_COLUMNS);
+            let next = if panel + 1 == panels.end { Some(self.rows.lies_at(first + count)) } else { None };
+            for depth_part in 0..parts {
+                let steps = part(&(0..self.packed.steps), parts, depth_part);
+                for (index, tile) in row_tiles.clone().enumerate() {
+                    let first_row = tile * TILE_ROWS;
+                    let place = Place {
+                        first,
+                        first_row,
+                        rows: (first + count - first_row).min(TILE_ROWS),
+                        panel,
+                        slot: if kept > 1 { index * per_tile } else { 0 },
+                        next: next.and_then(|next| {
+                            let offset = (depth_part * row_tiles.len() + index) * steps.len() * 64;
+                            (offset < count * self.packed.shape.depth * 4).then(|| next.wrapping_add(offset))
+                        }),
+                    };
+                    let last = depth_part + 1 == parts;
+                    if last {
+                        self.sink.expect(first_row, place.rows, panel * TILE_COLUMNS);
                     }
-                    self.run_tiles(&place, block, index > 0, scratch, &mut sums);
-                    if index + 1 == blocks.len() {
+                    self.run_tile(&place, &steps, scratch, &mut sums);
+                    if last {
                         self.finish(&place, scratch, &mut sums);
                     }
                 }
@@ -150,63 +150,44 @@ impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
         scratch.sums = sums;
     }
 
-    /// Cuts the depth so that a panel's part fits the second-level cache. Sums do not notice: they are stored exactly.
-    fn depth_blocks(&self) -> Vec<DepthBlock> {
-        let (steps, taps) = (self.packed.steps, self.packed.shape.taps);
-        if self.packed.kernel.operand == Operand::Int8 || steps * taps <= BLOCK_STEPS {
-            return vec![DepthBlock { taps: 0..taps, steps: 0..steps }];
+    /// Into how many parts to cut the depth, so that a panel's part fits the second-level cache while the rows pass. Sums
+    /// do not notice: they are stored exactly. Those of int8 are integers, which fewer bytes of panel spare from it.
+    fn depth_parts(&self) -> usize {
+        match self.packed.kernel.operand {
+            Operand::Int8 => 1,
+            Operand::F32 | Operand::Bf16 | Operand::Bf16Widened => self.packed.steps.div_ceil(BLOCK_STEPS).max(1),
         }
-        if steps >= BLOCK_STEPS {
-            let parts = steps.div_ceil(BLOCK_STEPS);
-            let cut = |tap, part: usize| DepthBlock {
-                taps: tap..tap + 1,
-                steps: steps * part / parts..steps * (part + 1) / parts,
+    }
+
+    /// Some steps of a tile, and of the one paired with it.
+    fn run_tile(&self, place: &Place, steps: &Range<usize>, scratch: &RowScratch, sums: &mut Buffer) {
+        let offset = steps.start * self.packed.kernel.operand.row_step_bytes();
+        let mut pointers = [std::ptr::null(); TILE_ROWS];
+        for (row, pointer) in pointers[..place.rows].iter_mut().enumerate() {
+            *pointer = self.rows.pointer(place.first_row + row, place.first, scratch).wrapping_add(offset);
+        }
+        for (pair, panel) in self.panels_of(place.panel).enumerate() {
+            let start = (place.slot + pair) * TILE_SUMS * 4;
+            assert!(start + TILE_SUMS * 4 <= sums.bytes(), "a tile lies outside the scratch");
+            let panel = self.packed.panel(panel, steps);
+            let tile = Tile {
+                rows: place.rows,
+                pointers: &pointers,
+                steps: steps.len(),
+                panel,
+                ahead: place.next.unwrap_or(panel),
+                sums: sums.as_mut_ptr().wrapping_add(start).cast(),
+                accumulate: steps.start > 0,
             };
-            return (0..taps).flat_map(|tap| (0..parts).map(move |part| cut(tap, part))).collect();
-        }
-        let parts = taps.div_ceil(BLOCK_STEPS / steps);
-        (0..parts)
-            .map(|part| DepthBlock { taps: taps * part / parts..taps * (part + 1) / parts, steps: 0..steps })
-            .collect()
-    }
-
-    /// One block of depth of a tile, and of the one paired with it.
-    fn run_tiles(&self, place: &Place, block: &DepthBlock, accumulate: bool, scratch: &RowScratch, sums: &mut Buffer) {
-        let mut pointers = [[std::ptr::null(); TILE_ROWS]; MAX_TAPS];
-        let offset = block.steps.start * self.packed.kernel.operand.row_step_bytes();
-        for (taps, tap) in block.taps.clone().step_by(MAX_TAPS).enumerate() {
-            let count = (block.taps.end - tap).min(MAX_TAPS);
-            for (index, pointers) in pointers[..count].iter_mut().enumerate() {
-                for (row, pointer) in pointers[..place.rows].iter_mut().enumerate() {
-                    let start = self.rows.pointer(place.first_row + row, tap + index, place.first, scratch);
-                    *pointer = start.wrapping_add(offset);
-                }
-            }
-            for (pair, panel) in self.panels_of(place.panel).enumerate() {
-                let start = (place.slot + pair) * TILE_SUMS * 4;
-                assert!(start + TILE_SUMS * 4 <= sums.bytes(), "a tile lies outside the scratch");
-                let steps = block.steps.len();
-                let start_step = tap * self.packed.steps + block.steps.start;
-                let panel = self.packed.panel(panel, start_step);
-                let tile = Tile {
-                    ahead: place.ahead(count * steps).unwrap_or(panel),
-                    rows: place.rows,
-                    pointers: &pointers[..count],
-                    steps,
-                    panel,
-                    sums: sums.as_mut_ptr().wrapping_add(start).cast(),
-                    accumulate: accumulate || taps > 0,
-                };
-                #[allow(unsafe_code, reason = "the kernels read through raw addresses")]
-                // SAFETY: rows were loaded for this kernel, the panel has the steps of its weight, sums were reserved.
-                unsafe {
-                    self.packed.kernel.run(&tile);
-                }
+            #[allow(unsafe_code, reason = "the kernels read through raw addresses")]
+            // SAFETY: rows were loaded for this kernel, the panel has the steps of its weight, sums were reserved.
+            unsafe {
+                self.packed.kernel.run(&tile);
             }
         }
     }
 
-    fn panels_of(&self, panel: usize) -> impl Iterator<Item = usize> + use<Rows, Out> {
+    fn panels_of(&self, panel: usize) -> impl Iterator<Item = usize> + use<Out> {
         std::iter::once(panel).chain(self.pair.map(|distance| panel + distance))
     }
 
@@ -249,9 +230,6 @@ impl<Rows: RowSource, Out: Sink> Product<'_, Rows, Out> {
     }
 }
 
-/// Taps whose pointers are handed to a kernel at once.
-const MAX_TAPS: usize = 9;
-
 /// Where a tile is.
 struct Place {
     /// First row of the loaded block.
@@ -262,22 +240,10 @@ struct Place {
     rows: usize,
     /// Its panel.
     panel: usize,
-    /// Where the next block's rows lie, for the tiles of the last panel to fetch.
-    next: Option<*const u8>,
-    /// Bytes of a block's rows where they lie.
-    block_bytes: usize,
-    /// How many tiles of its panel came before it.
-    order: usize,
     /// Its place in the scratch sums.
     slot: usize,
-}
-
-impl Place {
-    /// The part of the next block's rows that a tile of so many steps fetches.
-    fn ahead(&self, steps: usize) -> Option<*const u8> {
-        let offset = self.order * steps * 64;
-        self.next.filter(|_| offset < self.block_bytes).map(|next| next.wrapping_add(offset))
-    }
+    /// The part of the next block's rows that this tile shall fetch, if any.
+    next: Option<*const u8>,
 }
 
 /// Runs `task(0..tasks)` on the current rayon pool.

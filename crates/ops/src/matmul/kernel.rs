@@ -43,11 +43,11 @@ impl Operand {
 pub(crate) struct Tile<'a> {
     /// Rows that count, 1 to [`TILE_ROWS`].
     pub(crate) rows: usize,
-    /// Per tap, the address of each row's first step; those beyond `rows` are not read.
-    pub(crate) pointers: &'a [[*const u8; TILE_ROWS]],
-    /// Steps per tap.
+    /// Address of each row's first step; those beyond `rows` are not read.
+    pub(crate) pointers: &'a [*const u8; TILE_ROWS],
+    /// Steps to sum.
     pub(crate) steps: usize,
-    /// The panel's first step, aligned to 64 bytes; `pointers.len() * steps` steps of 256 bytes follow.
+    /// The panel's first step, aligned to 64 bytes; `steps` steps of 256 bytes follow.
     pub(crate) panel: *const u8,
     /// From here on, one cache line per step is fetched for a later tile. Need not be readable.
     pub(crate) ahead: *const u8,

@@ -1,5 +1,7 @@
 //! Weights in the order the tiles read them.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Buffer, Kernel, Operand, TILE_COLUMNS};
@@ -11,21 +13,19 @@ use crate::types::Precision;
 pub(crate) struct PackedShape {
     /// Columns of the product.
     pub(crate) outputs: usize,
-    /// Positions of a convolution kernel; 1 for a linear layer.
-    pub(crate) taps: usize,
-    /// Depth per tap: input features or channels.
+    /// Length of the sums.
     pub(crate) depth: usize,
 }
 
-/// A weight packed for one kernel: panels of [`TILE_COLUMNS`] outputs, in each tap after tap, in each step after step, in
-/// each the columns side by side with the step's depth elements together. Missing columns and elements are zero.
+/// A weight packed for one kernel: panels of [`TILE_COLUMNS`] outputs, in each step after step, in each
+/// the columns side by side with the step's depth elements together. Missing columns and elements are zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     /// Extent of the weight.
     pub(crate) shape: PackedShape,
     /// Who reads it.
     pub(crate) kernel: Kernel,
-    /// Steps per tap.
+    /// Steps of the depth.
     pub(crate) steps: usize,
     data: Buffer,
     /// Per output, for int8: what one unit stands for, and the sum of the weight's units.
@@ -42,29 +42,21 @@ pub(crate) struct Int8Column {
 }
 
 impl Packed {
-    /// Packs `weight(output, tap, depth)` for the fastest kernel of this machine.
-    pub(crate) fn new(
-        shape: PackedShape,
-        precision: Precision,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
+    /// Packs `weight(output, depth)` for the fastest kernel of this machine.
+    pub(crate) fn new(shape: PackedShape, precision: Precision, weight: impl Fn(usize, usize) -> f32 + Sync) -> Self {
         Self::for_kernel(shape, Kernel::detect(precision), weight)
     }
 
-    /// Packs `weight(output, tap, depth)` for `kernel`.
-    pub(crate) fn for_kernel(
-        shape: PackedShape,
-        kernel: Kernel,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
+    /// Packs `weight(output, depth)` for `kernel`.
+    pub(crate) fn for_kernel(shape: PackedShape, kernel: Kernel, weight: impl Fn(usize, usize) -> f32 + Sync) -> Self {
         let steps = shape.depth.div_ceil(kernel.operand.step());
-        let words = shape.taps * steps * TILE_COLUMNS;
+        let words = steps * TILE_COLUMNS;
         let mut data = Buffer::zeroed(shape.outputs.div_ceil(TILE_COLUMNS) * words * 4);
         let mut columns = vec![Int8Column::default(); if kernel.operand == Operand::Int8 { shape.outputs } else { 0 }];
         columns.par_iter_mut().enumerate().for_each(|(output, column)| *column = measure(&shape, output, &weight));
         if words > 0 {
             data.words_mut().par_chunks_mut(words).enumerate().for_each(|(panel, words)| {
-                let pack = PanelPacking { shape, operand: kernel.operand, steps, first: panel * TILE_COLUMNS };
+                let pack = PanelPacking { shape, operand: kernel.operand, first: panel * TILE_COLUMNS };
                 pack.run(words, &columns, &weight);
             });
         }
@@ -76,17 +68,18 @@ impl Packed {
         self.shape.outputs.div_ceil(TILE_COLUMNS)
     }
 
-    /// Address of a panel's step; the steps of all taps follow each other.
-    pub(crate) fn panel(&self, panel: usize, step: usize) -> *const u8 {
-        let offset = (panel * self.shape.taps * self.steps + step) * TILE_COLUMNS * 4;
-        assert!(offset <= self.data.bytes(), "a panel lies outside its weight");
+    /// Address of a panel's `steps`.
+    pub(crate) fn panel(&self, panel: usize, steps: &Range<usize>) -> *const u8 {
+        let step_bytes = TILE_COLUMNS * 4;
+        let offset = (panel * self.steps + steps.start) * step_bytes;
+        assert!(offset + steps.len() * step_bytes <= self.data.bytes(), "a panel lies outside its weight");
         self.data.as_ptr().wrapping_add(offset)
     }
 
     /// One weight as it was rounded.
-    pub(crate) fn value(&self, output: usize, tap: usize, depth: usize) -> f32 {
+    pub(crate) fn value(&self, output: usize, depth: usize) -> f32 {
         let (operand, width) = (self.kernel.operand, self.kernel.operand.step());
-        let step = ((output / TILE_COLUMNS) * self.shape.taps + tap) * self.steps + depth / width;
+        let step = output / TILE_COLUMNS * self.steps + depth / width;
         let word = self.data.words()[step * TILE_COLUMNS + output % TILE_COLUMNS];
         match operand {
             Operand::F32 => f32::from_bits(word),
@@ -109,13 +102,12 @@ const PACKED_STEPS: usize = 16;
 struct PanelPacking {
     shape: PackedShape,
     operand: Operand,
-    steps: usize,
     /// Its first output.
     first: usize,
 }
 
 impl PanelPacking {
-    fn run(&self, words: &mut [u32], columns: &[Int8Column], weight: &impl Fn(usize, usize, usize) -> f32) {
+    fn run(&self, words: &mut [u32], columns: &[Int8Column], weight: &impl Fn(usize, usize) -> f32) {
         let outputs = self.first..self.shape.outputs.min(self.first + TILE_COLUMNS);
         let width = self.operand.step();
         for (block, words) in words.chunks_mut(PACKED_STEPS * TILE_COLUMNS).enumerate() {
@@ -123,11 +115,9 @@ impl PanelPacking {
                 let scale = columns.get(output).map_or(1.0, |column| column.scale);
                 for (index, word) in words[column..].iter_mut().step_by(TILE_COLUMNS).enumerate() {
                     let step = block * PACKED_STEPS + index;
-                    let (tap, step) =
-                        if self.shape.taps == 1 { (0, step) } else { (step / self.steps, step % self.steps) };
                     *word = pack_word(self.operand, scale, |offset| {
                         let depth = step * width + offset;
-                        if depth < self.shape.depth { weight(output, tap, depth) } else { 0.0 }
+                        if depth < self.shape.depth { weight(output, depth) } else { 0.0 }
                     });
                 }
             }
@@ -151,18 +141,14 @@ fn units(value: f32, scale: f32) -> i8 {
 }
 
 /// Scale and offset of one output: its largest magnitude becomes 127 units.
-fn measure(shape: &PackedShape, output: usize, weight: &impl Fn(usize, usize, usize) -> f32) -> Int8Column {
+fn measure(shape: &PackedShape, output: usize, weight: &impl Fn(usize, usize) -> f32) -> Int8Column {
     let (mut largest, mut sum) = (0f32, 0i32);
-    for tap in 0..shape.taps {
-        for depth in 0..shape.depth {
-            largest = largest.max(weight(output, tap, depth).abs());
-        }
+    for depth in 0..shape.depth {
+        largest = largest.max(weight(output, depth).abs());
     }
     let scale = largest / 127.0;
-    for tap in 0..shape.taps {
-        for depth in 0..shape.depth {
-            sum += i32::from(units(weight(output, tap, depth), scale));
-        }
+    for depth in 0..shape.depth {
+        sum += i32::from(units(weight(output, depth), scale));
     }
     Int8Column { scale, offset: sum * 128 }
 }

@@ -21,13 +21,11 @@ unsafe fn for_each_step<Sum: Copy>(
             sums.fill(zero);
         }
         let mut panel = tile.panel.cast::<[u32; TILE_COLUMNS]>();
-        for pointers in tile.pointers {
-            for index in 0..tile.steps {
-                // SAFETY: `steps` steps are readable behind each row pointer and, tap after tap, in the panel.
-                unsafe {
-                    step(pointers[row].add(index * row_bytes), &*panel, sums);
-                    panel = panel.add(1);
-                }
+        for index in 0..tile.steps {
+            // SAFETY: `steps` steps are readable behind each row pointer and in the panel.
+            unsafe {
+                step(tile.pointers[row].add(index * row_bytes), &*panel, sums);
+                panel = panel.add(1);
             }
         }
     }

@@ -16,33 +16,15 @@ pub(crate) struct RowScratch {
     pub(crate) sums: Buffer,
 }
 
-/// Where a product's rows come from: a matrix, or the pixels of a picture.
-pub(crate) trait RowSource: Sync {
-    /// Number of rows.
-    fn rows(&self) -> usize;
-
-    /// Makes rows `first..first + count` readable for `kernel`, in `scratch` if they cannot be read where they lie.
-    fn load(&self, first: usize, count: usize, kernel: &Kernel, scratch: &mut RowScratch);
-
-    /// Where the rows from `row` on lie before they are loaded, if that is in one piece.
-    fn lies_at(&self, _row: usize) -> Option<*const u8> {
-        None
-    }
-
-    /// Address of a row's first step in `tap`. `first` is that of the last `load`, which covers `row`; all steps of the
-    /// tap follow without a gap.
-    fn pointer(&self, row: usize, tap: usize, first: usize, scratch: &RowScratch) -> *const u8;
-}
-
 /// Rows of a contiguous `f32` matrix.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Dense<'a> {
+pub(crate) struct Rows<'a> {
     values: &'a [f32],
     depth: usize,
     rows: usize,
 }
 
-impl<'a> Dense<'a> {
+impl<'a> Rows<'a> {
     /// `values.len() / depth` rows of `depth`.
     pub(crate) fn new(values: &'a [f32], depth: usize) -> Self {
         Self { values, depth, rows: values.len() / depth.max(1) }
@@ -61,14 +43,9 @@ impl<'a> Dense<'a> {
             Operand::Bf16 | Operand::Int8 => false,
         }
     }
-}
 
-impl RowSource for Dense<'_> {
-    fn rows(&self) -> usize {
-        self.rows
-    }
-
-    fn load(&self, first: usize, count: usize, kernel: &Kernel, scratch: &mut RowScratch) {
+    /// Makes rows `first..first + count` readable for `kernel`, in `scratch` if they cannot be read where they lie.
+    pub(crate) fn load(&self, first: usize, count: usize, kernel: &Kernel, scratch: &mut RowScratch) {
         if self.in_place(kernel) {
             scratch.stride = 0;
             return;
@@ -88,13 +65,15 @@ impl RowSource for Dense<'_> {
         }
     }
 
-    fn lies_at(&self, row: usize) -> Option<*const u8> {
-        Some(self.values.as_ptr().wrapping_add(row * self.depth).cast())
+    /// Where the rows from `row` on lie before they are loaded.
+    pub(crate) fn lies_at(&self, row: usize) -> *const u8 {
+        self.values.as_ptr().wrapping_add(row * self.depth).cast()
     }
 
-    fn pointer(&self, row: usize, _: usize, first: usize, scratch: &RowScratch) -> *const u8 {
+    /// Address of a row's first step. `first` is that of the last `load`, which covers `row`; all steps follow.
+    pub(crate) fn pointer(&self, row: usize, first: usize, scratch: &RowScratch) -> *const u8 {
         if scratch.stride == 0 {
-            self.values.as_ptr().wrapping_add(row * self.depth).cast()
+            self.lies_at(row)
         } else {
             scratch.rows.as_ptr().wrapping_add((row - first) * scratch.stride)
         }

@@ -34,30 +34,9 @@ impl Sink for Plain<'_> {
     }
 }
 
-/// The same dense rows, cut into taps.
-struct Tapped<'a> {
-    dense: Dense<'a>,
-    tap_bytes: usize,
-}
-
-impl RowSource for Tapped<'_> {
-    fn rows(&self) -> usize {
-        self.dense.rows()
-    }
-
-    fn load(&self, first: usize, count: usize, kernel: &Kernel, scratch: &mut RowScratch) {
-        self.dense.load(first, count, kernel, scratch);
-    }
-
-    fn pointer(&self, row: usize, tap: usize, first: usize, scratch: &RowScratch) -> *const u8 {
-        self.dense.pointer(row, 0, first, scratch).wrapping_add(tap * self.tap_bytes)
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Case {
     rows: usize,
-    taps: usize,
     depth: usize,
     outputs: usize,
     precision: Precision,
@@ -69,24 +48,20 @@ fn cases() -> impl Strategy<Value = Case> {
     let precision = prop_oneof![Just(Precision::F32), Just(Precision::Bf16), Just(Precision::Int8)];
     let limit = prop_oneof![Just(Level::Portable), Just(Level::Avx2), Just(Level::Avx512), Just(Level::Avx512Bf16)];
     // Depths beyond a block are rare but must come.
-    let depth = prop_oneof![4 => 1..70usize, 1 => 1500..1700usize];
-    (0..40usize, prop_oneof![3 => Just(1usize), 1 => 2..12usize], depth, 1..200usize, precision, limit, any::<u64>())
-        .prop_map(|(rows, taps, depth, outputs, precision, limit, seed)| {
-            // Taps lie end to end in a row only where a tap is whole steps.
-            let depth = if taps > 1 { depth.next_multiple_of(4) } else { depth };
-            Case { rows, taps, depth, outputs, precision, limit, seed }
-        })
+    let depth = prop_oneof![4 => 1..70usize, 1 => 2000..2600usize];
+    (0..40usize, depth, 1..200usize, precision, limit, any::<u64>()).prop_map(
+        |(rows, depth, outputs, precision, limit, seed)| Case { rows, depth, outputs, precision, limit, seed },
+    )
 }
 
 fn product(case: &Case, values: &[f32], packed: &Packed) -> Vec<f32> {
-    let tap_bytes = packed.steps * packed.kernel.operand.row_step_bytes();
-    let rows = Tapped { dense: Dense::new(values, case.depth * case.taps), tap_bytes };
+    let rows = Rows::new(values, case.depth);
     #[allow(unsafe_code, reason = "as in linear layers")]
     // SAFETY: the product stores every tile.
     unsafe {
         written(case.rows * case.outputs, |output| {
             let sink = Plain { output, width: case.outputs };
-            Product { rows: &rows, packed, sink: &sink, pair: None }.run();
+            Product { rows, packed, sink: &sink, pair: None }.run();
         })
     }
 }
@@ -95,11 +70,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn products_agree_with_sums_in_double_precision(case in cases()) {
-        let full = case.depth * case.taps;
-        let values = noise(case.seed, case.rows * full);
-        let weights = noise(case.seed ^ 1, case.outputs * full);
-        let shape = PackedShape { outputs: case.outputs, taps: case.taps, depth: case.depth };
-        let weight = |output: usize, tap: usize, depth: usize| weights[output * full + tap * case.depth + depth];
+        let values = noise(case.seed, case.rows * case.depth);
+        let weights = noise(case.seed ^ 1, case.outputs * case.depth);
+        let shape = PackedShape { outputs: case.outputs, depth: case.depth };
+        let weight = |output: usize, depth: usize| weights[output * case.depth + depth];
         let packed = Packed::for_kernel(shape, Kernel::limited(case.precision, case.limit), weight);
         let found = product(&case, &values, &packed);
         let rounding = match packed.kernel.operand {
@@ -109,20 +83,20 @@ proptest! {
         };
         for row in 0..case.rows {
             for output in 0..case.outputs {
-                let rounded = |index: usize| f64::from(packed.value(output, index / case.depth, index % case.depth));
-                let expected: f64 = (0..full).map(|index| f64::from(values[row * full + index]) * rounded(index)).sum();
+                let rounded = |index: usize| f64::from(packed.value(output, index));
+                let expected: f64 = (0..case.depth).map(|index| f64::from(values[row * case.depth + index]) * rounded(index)).sum();
                 let error = (f64::from(found[row * case.outputs + output]) - expected).abs();
-                prop_assert!(error <= rounding * (1.0 + (full as f64).sqrt()), "{error} at {row}, {output}");
+                prop_assert!(error <= rounding * (1.0 + (case.depth as f64).sqrt()), "{error} at {row}, {output}");
             }
         }
     }
 
     #[test]
     fn weights_round_to_the_nearest(value in -3f32..3.0) {
-        let shape = PackedShape { outputs: 1, taps: 1, depth: 2 };
-        let pack = |precision| Packed::new(shape, precision, |_, _, depth| if depth == 0 { value } else { 3.0 });
-        prop_assert_eq!(pack(Precision::F32).value(0, 0, 0), value);
-        prop_assert_eq!(pack(Precision::Bf16).value(0, 0, 0), half::bf16::from_f32(value).to_f32());
-        prop_assert!((pack(Precision::Int8).value(0, 0, 0) - value).abs() <= 0.5001 * 3.0 / 127.0);
+        let shape = PackedShape { outputs: 1, depth: 2 };
+        let pack = |precision| Packed::new(shape, precision, |_, depth| if depth == 0 { value } else { 3.0 });
+        prop_assert_eq!(pack(Precision::F32).value(0, 0), value);
+        prop_assert_eq!(pack(Precision::Bf16).value(0, 0), half::bf16::from_f32(value).to_f32());
+        prop_assert!((pack(Precision::Int8).value(0, 0) - value).abs() <= 0.5001 * 3.0 / 127.0);
     }
 }
