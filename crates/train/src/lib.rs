@@ -1,10 +1,23 @@
 //! Training of cache routers.
+//!
+//! Two ways to learn, one result: a plan that the cache replays.
+//!
+//! | module | what is learned | from |
+//! |---|---|---|
+//! | [`sdt`] | a logit per step and site (HarmoniCa, arXiv 2410.01723) | gradients along the student's own trajectory |
+//! | [`steps`] | which whole steps compute, and linear forecasts of the others | least squares, dynamic programming, sampling |
+//!
+//! [`import`] reads the schedules of other projects.
 
 mod error;
 pub mod import;
 pub mod least_squares;
+pub mod on_pipeline;
 pub mod optimiser;
+pub mod router;
+pub mod sdt;
 pub mod steps;
+pub mod student;
 pub mod subject;
 
 pub use error::TrainError;
