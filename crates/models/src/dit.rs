@@ -16,7 +16,7 @@ use crate::{
     position::GridPositions,
     transformer::{
         FeedForward, OutputShape, PatchEmbedding, SelfAttention, SinusoidalEmbedder, edge_precision, linear,
-        linear_parameters, output_linear, patch_grid, unpatchify,
+        output_linear, patch_grid, unpatchify,
     },
     weights::Weights,
 };
@@ -117,6 +117,8 @@ pub struct Dit {
     /// Condition to shift and scale of the last norm.
     output_modulation: Linear,
     output: Linear,
+    /// As counted in the checkpoint.
+    parameters: usize,
 }
 
 impl Dit {
@@ -140,6 +142,7 @@ impl Dit {
                 .collect::<std::result::Result<_, _>>()?,
             output_modulation: linear(&weights.at("proj_out_1"), (width, 2 * width), true, edge)?,
             output: output_linear(&weights.at("proj_out_2"), shape, edge)?,
+            parameters: weights.parameters(),
             config: config.clone(),
         })
     }
@@ -156,7 +159,7 @@ impl Dit {
     /// If the latents do not divide into patches, the labels are not one per row, or one is beyond the null class.
     pub fn forward(&self, cx: &mut Context, latents: &Tensor, timesteps: &[f32], labels: &[u32]) -> Result<Tensor> {
         let rows = latents.dim(0)?;
-        if labels.len() != rows || (timesteps.len() != rows && timesteps.len() != 1) {
+        if rows == 0 || labels.len() != rows || (timesteps.len() != rows && timesteps.len() != 1) {
             candle_core::bail!("{rows} rows of latents with {} labels and {} timesteps", labels.len(), timesteps.len());
         }
         if let Some(label) = labels.iter().find(|label| **label > self.config.null_class()) {
@@ -211,19 +214,7 @@ impl Denoiser for Dit {
     }
 
     fn parameters(&self) -> usize {
-        let table = (self.config.classes + 1) * self.config.width();
-        let blocks: usize = self
-            .blocks
-            .iter()
-            .map(|block| {
-                let sites: usize = block.costs(1).iter().map(|(_, parameters, _)| parameters).sum();
-                sites + table + block.conditioner.timestep.parameters() + linear_parameters(&block.modulation)
-            })
-            .sum();
-        blocks
-            + self.patches.parameters()
-            + linear_parameters(&self.output_modulation)
-            + linear_parameters(&self.output)
+        self.parameters
     }
 
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {

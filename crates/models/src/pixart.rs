@@ -18,8 +18,7 @@ use crate::{
     modulation::Modulation,
     position::GridPositions,
     transformer::{
-        OutputShape, PatchEmbedding, SinusoidalEmbedder, edge_precision, linear, linear_parameters, output_linear,
-        patch_grid, unpatchify,
+        OutputShape, PatchEmbedding, SinusoidalEmbedder, edge_precision, linear, output_linear, patch_grid, unpatchify,
     },
     weights::Weights,
 };
@@ -91,6 +90,8 @@ pub struct PixArt {
     /// `[1, 2, width]`: shift and scale of the last norm, added to the timestep's embedding.
     output_table: Tensor,
     output: Linear,
+    /// As counted in the checkpoint.
+    parameters: usize,
 }
 
 impl PixArt {
@@ -128,6 +129,7 @@ impl PixArt {
                 .collect::<std::result::Result<_, _>>()?,
             output_table: weights.tensor_f32("scale_shift_table", &[2, width])?.unsqueeze(0)?,
             output: output_linear(&weights.at("proj_out"), shape, edge)?,
+            parameters: weights.parameters(),
             config: config.clone(),
         })
     }
@@ -183,7 +185,7 @@ impl PixArt {
     /// If the latents do not divide into patches, or `text` has another number of rows.
     pub fn forward(&self, cx: &mut Context, latents: &Tensor, timesteps: &[f32], text: &TextStates) -> Result<Tensor> {
         let rows = latents.dim(0)?;
-        if text.rows != rows || (timesteps.len() != rows && timesteps.len() != 1) {
+        if rows == 0 || text.rows != rows || (timesteps.len() != rows && timesteps.len() != 1) {
             candle_core::bail!("{rows} rows of latents with {} of text and {} timesteps", text.rows, timesteps.len());
         }
         cx.model(latents, |cx| self.evaluate(cx, latents, timesteps, text))
@@ -252,16 +254,7 @@ impl Denoiser for PixArt {
     }
 
     fn parameters(&self) -> usize {
-        let blocks: usize =
-            self.blocks.iter().flat_map(|block| block.costs(1, 1)).map(|(_, parameters, _)| parameters).sum();
-        let caption = self
-            .caption
-            .as_ref()
-            .map_or(0, |caption| linear_parameters(&caption.first) + linear_parameters(&caption.second));
-        let size = self.size.as_ref().map_or(0, |size| size.resolution.parameters() + size.aspect_ratio.parameters());
-        let tables = (6 * self.blocks.len() + 2) * self.config.width();
-        let edges = linear_parameters(&self.modulation) + linear_parameters(&self.output);
-        blocks + caption + size + tables + edges + self.patches.parameters() + self.timestep.parameters()
+        self.parameters
     }
 
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {

@@ -78,6 +78,16 @@ impl Weights {
         self.source.info(&self.name(name)).map(|(shape, _)| shape)
     }
 
+    /// Number of values in all tensors at and below this place.
+    pub fn parameters(&self) -> usize {
+        let here = |name: &str| {
+            name.strip_prefix(&self.prefix).is_some_and(|rest| self.prefix.is_empty() || rest.starts_with('.'))
+        };
+        let names = self.source.names();
+        let shapes = names.iter().filter(|name| here(name)).filter_map(|name| self.source.info(name));
+        shapes.map(|(shape, _)| shape.iter().product::<usize>()).sum()
+    }
+
     /// The tensor in its stored floating-point type.
     ///
     /// # Errors
@@ -127,6 +137,7 @@ mod tests {
         let place = weights()?.at("block").at(0);
         assert!(place.contains("weight") && !place.contains("bias"));
         assert_eq!(place.tensor_f32("weight", &[2, 3])?.dtype(), DType::F32);
+        assert_eq!((place.parameters(), weights()?.at("bl").parameters()), (10, 0));
         Ok(())
     }
 

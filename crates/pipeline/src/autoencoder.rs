@@ -44,6 +44,11 @@ impl Autoencoder {
         &self.config
     }
 
+    /// Number of values in its tensors.
+    pub fn parameters(&self) -> usize {
+        self.weights.parameters()
+    }
+
     /// Latents as the denoiser sees them, `[b, c, h, w]`, to pictures `[b, 3, h * factor, w * factor]` in 0..1.
     ///
     /// # Errors

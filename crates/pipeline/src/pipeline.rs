@@ -207,6 +207,13 @@ impl Pipeline {
         Ok(Schedule::new(&self.scheduler, &request.schedule(sampler, tokens))?)
     }
 
+    /// Number of values in the tensors of each component folder, as counted in the checkpoint.
+    pub fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let text = self.text_encoder().map(|text| ("text_encoder", text.parameters()));
+        let others = [("transformer", self.denoiser().parameters()), ("vae", self.autoencoder.parameters())];
+        text.into_iter().chain(others).collect()
+    }
+
     /// The cacheable sites of one evaluation for a picture of `height` × `width` pixels, with their costs.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub struct TextEncoder {
     tokenizer: Tokenizer,
     encoder: T5Encoder,
     limit: usize,
+    parameters: usize,
     recent: Mutex<Vec<(String, Tensor)>>,
 }
 
@@ -37,12 +38,14 @@ impl TextEncoder {
             ConfigFile::parse(&source.label(CONFIG), &source.text(CONFIG, "it holds the text encoder's dimensions")?)?;
         let config = T5Config::from_json(&config)?;
         let limit = limit.min(longest_text(source)?);
-        let load_encoder = || -> Result<T5Encoder> {
-            Ok(T5Encoder::load(&open_weights(source, "text_encoder")?, &config, precision)?)
+        let load_encoder = || -> Result<(T5Encoder, usize)> {
+            let weights = open_weights(source, "text_encoder")?;
+            Ok((T5Encoder::load(&weights, &config, precision)?, weights.parameters()))
         };
         let (tokenizer, encoder) = rayon::join(|| load_tokenizer(source, limit), load_encoder);
         let (file, tokenizer) = tokenizer?;
-        Ok(Self { file, tokenizer, encoder: encoder?, limit, recent: Mutex::new(Vec::new()) })
+        let (encoder, parameters) = encoder?;
+        Ok(Self { file, tokenizer, encoder, limit, parameters, recent: Mutex::new(Vec::new()) })
     }
 
     /// Width of the states.
@@ -53,6 +56,11 @@ impl TextEncoder {
     /// Longest text in tokens, its end mark included.
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Number of values in the encoder's tensors.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// Dimensions of the encoder.

@@ -123,3 +123,16 @@ fn costs_and_fingerprints_are_told() -> TestResult {
     assert_eq!((header.steps, header.sampler.as_str(), header.dtype.as_str()), (2, "ddim", "f32"));
     Ok(())
 }
+
+#[test]
+fn parameters_are_counted_by_component() -> TestResult {
+    let pipeline = load(&support::repository("weights/emoji"))?;
+    let names: Vec<_> = pipeline.parameters().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["text_encoder", "transformer", "vae"]);
+    // What is not cacheable is a few percent.
+    let shape = pipeline.latent_shape(128, 128, 20)?;
+    let sites: u64 = pipeline.sites(128, 128, 20)?.iter().map(|site| site.flops).sum();
+    let all = pipeline.denoiser().flops(&shape);
+    assert!(sites < all && sites > all * 95 / 100, "{sites} of {all}");
+    Ok(())
+}
