@@ -31,7 +31,7 @@ pub(crate) enum Event<'a> {
         height: usize,
         steps: usize,
         sampler: &'a str,
-        guidance_scale: f32,
+        guidance_scale: f64,
         dtype: &'a str,
         seed: Option<u64>,
         cache: &'a str,
@@ -56,6 +56,8 @@ pub(crate) enum Event<'a> {
     Report { picture: usize, report: serde_json::Value },
     /// One row of a bench, as it is measured.
     Bench { round: usize, policy: &'a str, prompt: usize, seed: u64, seconds: f64 },
+    /// The table of a bench.
+    Table { table: serde_json::Value },
     /// A file other than a picture was written.
     Wrote { what: &'a str, path: &'a str },
     /// Something the user should know although the work goes on.

@@ -6,6 +6,7 @@
 mod arguments;
 mod bench_cache;
 mod builtin;
+mod cache;
 mod completions;
 mod config;
 mod errors;

@@ -53,14 +53,14 @@ pub(crate) struct Recipe {
     pub(crate) latents_hash: Option<String>,
     /// Arithmetic of the weights.
     pub(crate) dtype: String,
-    /// Cache policy as `--cache` spells it; `plan` for a replayed plan file.
+    /// Cache policy with its options, as `--cache` spells it; `plan` for a plan file, which the picture carries itself.
     pub(crate) cache: String,
-    /// Options of the policy, as `--cache-option` spells them.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub(crate) cache_option: Vec<String>,
     /// Sites recomputed by `--cache-check`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) cache_check: Option<usize>,
+    /// Error budget of `--cache-check`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) cache_budget: Option<f64>,
     /// SHA-256 of the executed plan; absent with the cache off.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) plan_hash: Option<String>,
@@ -112,15 +112,9 @@ impl Recipe {
         }
         parameters = parameters.with("RNG", &self.rng);
         if self.cache != "off" {
-            parameters = parameters.with("Cache", self.cache_spelling());
+            parameters = parameters.with("Cache", &self.cache);
         }
         parameters.with("Version", format_args!("refrain {}", self.version))
-    }
-
-    /// `taylor:n=2+order=1`: the policy with its options, as `bench cache --policies` spells it.
-    pub(crate) fn cache_spelling(&self) -> String {
-        let options = self.cache_option.join("+").replace(',', "+");
-        if options.is_empty() { self.cache.clone() } else { format!("{}:{options}", self.cache) }
     }
 }
 
@@ -158,8 +152,8 @@ pub(crate) mod tests {
             latents_hash: None,
             dtype: "f32".into(),
             cache: "off".into(),
-            cache_option: vec![],
             cache_check: None,
+            cache_budget: None,
             plan_hash: None,
         }
     }
@@ -173,8 +167,7 @@ pub(crate) mod tests {
              Model hash: 0123456789, Model: builtin, RNG: counter, Version: refrain 0.1.0"
         );
         recipe.negative_prompt = "blur".into();
-        recipe.cache = "taylor".into();
-        recipe.cache_option = vec!["n=2,order=1".into()];
+        recipe.cache = "taylor:n=2+order=1".into();
         let text = recipe.parameters().to_text().unwrap();
         assert!(text.contains("\nNegative prompt: blur\n") && text.contains("Cache: \"taylor:n=2+order=1\""), "{text}");
     }

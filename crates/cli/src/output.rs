@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use refrain_media::{OutputPattern, write_bytes_atomically, write_stdout};
+use refrain_media::{Format as PictureFormat, OutputPattern, write_bytes_atomically, write_stdout};
 
 use crate::errors::{resources, usage, usage_because};
 
@@ -18,7 +18,7 @@ const LONGEST_NAME: usize = 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// A picture with metadata.
-    Png,
+    Picture(PictureFormat),
     /// `latents` and `image` as tensors.
     Safetensors,
 }
@@ -30,7 +30,7 @@ pub(crate) enum Destination {
     Stdout,
     /// Named after the prompt, in this folder, and numbered rather than written over anything.
     Folder(PathBuf),
-    /// These names, whatever is there; several PNGs are numbered, one safetensors file holds all pictures.
+    /// These names, whatever is there; several pictures are numbered, one safetensors file holds all pictures.
     Named(OutputPattern, Format),
 }
 
@@ -63,7 +63,7 @@ impl Destination {
     pub(crate) fn format(&self) -> Format {
         match self {
             Self::Named(_, format) => *format,
-            _ => Format::Png,
+            _ => Format::Picture(PictureFormat::Png),
         }
     }
 
@@ -166,21 +166,21 @@ fn reason(error: &io::Error) -> String {
 }
 
 fn with_format(path: &Path) -> anyhow::Result<(PathBuf, Format)> {
+    let png = Format::Picture(PictureFormat::Png);
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Ok((path.to_path_buf(), Format::Png));
+        return Ok((path.to_path_buf(), png));
     }
-    match path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).as_deref() {
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("safetensors") => Ok((path.to_path_buf(), Format::Safetensors)),
+        Some(_) => {
+            let format = PictureFormat::from_path(path).map_err(|error| usage(format!("-o {error} (or .safetensors for tensors)")))?;
+            Ok((path.to_path_buf(), Format::Picture(format)))
+        }
         None => {
             let mut name = path.as_os_str().to_owned();
             name.push(if name.is_empty() { "" } else { ".png" });
-            Ok((PathBuf::from(name), Format::Png))
+            Ok((PathBuf::from(name), png))
         }
-        Some("png") => Ok((path.to_path_buf(), Format::Png)),
-        Some("safetensors") => Ok((path.to_path_buf(), Format::Safetensors)),
-        Some(other) => Err(usage(format!(
-            "-o {}: cannot write .{other} files, only .png (with metadata) and .safetensors (tensors)",
-            path.display()
-        ))),
     }
 }
 

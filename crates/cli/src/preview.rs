@@ -2,7 +2,7 @@
 //!
 //! Shown is the sampler's estimate of the clean picture, not the noisy latents: it means something from the first step.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use candle_core::Tensor;
@@ -10,6 +10,7 @@ use refrain_media::terminal::{self, Bounds, Protocol};
 use refrain_media::{Picture, save_picture};
 
 use crate::errors::usage;
+use crate::events::Console;
 use crate::progress::Progress;
 use crate::projection::LatentProjection;
 
@@ -72,9 +73,8 @@ pub(crate) struct Previewer {
 
 impl Previewer {
     /// A previewer; the terminal is used when stderr is one.
-    pub(crate) fn new(request: PreviewRequest, quiet: bool) -> Self {
-        let visible = io::stderr().is_terminal() && !quiet;
-        let protocol = if visible { terminal::detect(|name| std::env::var(name).ok()) } else { Protocol::None };
+    pub(crate) fn new(request: PreviewRequest, console: &Console) -> Self {
+        let protocol = if console.wants_progress() { terminal::detect(|name| std::env::var(name).ok()) } else { Protocol::None };
         Self { request, protocol, projection: None, rows_shown: 0 }
     }
 

@@ -1,7 +1,5 @@
 //! The progress bar: step, seconds a step, time left, and the share of the work that the cache spared.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::events::Console;
@@ -10,37 +8,38 @@ use crate::events::Console;
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
+    unit: &'static str,
 }
 
 impl Progress {
     /// A bar over `steps` steps of one picture; `label` goes before it.
     pub(crate) fn new(console: &Console, label: &str, steps: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::hidden());
+        Self::counting(console, label, steps, "step")
+    }
+
+    /// A bar over `count` things of this name.
+    pub(crate) fn counting(console: &Console, label: &str, count: usize, unit: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(count as u64), ProgressDrawTarget::hidden());
         if console.wants_progress() {
             bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        let template = "{prefix} {bar:30.cyan/dim} {pos:>3}/{len} steps  {msg}  {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        let template = format!("{{prefix}}{{bar:30.cyan/dim}} {{pos:>3}}/{{len}} {unit}s  {{msg}}  {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("━━╌"));
         }
-        bar.set_prefix(label.to_owned());
+        bar.set_prefix(if label.is_empty() { String::new() } else { format!("{label} ") });
         bar.set_message("…");
         bar.tick();
-        Self { bar }
+        Self { bar, unit }
     }
 
     /// One step is done: how long it took, and the share of sites reused or forecast so far (`None`: cache off).
     pub(crate) fn step(&self, done: usize, seconds: f64, reused_share: Option<f64>) {
-        let pace = if seconds >= 1.0 { format!("{seconds:.2} s/step") } else { format!("{:.0} ms/step", seconds * 1e3) };
+        let unit = self.unit;
+        let pace = if seconds >= 1.0 { format!("{seconds:.2} s/{unit}") } else { format!("{:.0} ms/{unit}", seconds * 1e3) };
         let cache = reused_share.map(|share| format!("  cache {:.0} %", share * 100.0)).unwrap_or_default();
         self.bar.set_message(format!("{pace}{cache}"));
         self.bar.set_position(done as u64);
-    }
-
-    /// Says what happens after the last step.
-    pub(crate) fn say(&self, text: &str) {
-        self.bar.set_message(text.to_owned());
-        self.bar.tick();
     }
 
     /// Runs something that writes to the terminal without the bar in its way.
@@ -51,11 +50,6 @@ impl Progress {
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
-    }
-
-    /// Keeps the clock of the bar running while a long step computes.
-    pub(crate) fn keep_ticking(&self) {
-        self.bar.enable_steady_tick(Duration::from_millis(500));
     }
 }
 

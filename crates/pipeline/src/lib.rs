@@ -31,7 +31,7 @@ pub use index::PipelineClass;
 pub use pipeline::{LoadOptions, Pipeline};
 pub use request::{GeneratedImage, ImageRequest, Noise, Progress, Seconds};
 pub use source::{EmbeddedFile, ModelSource};
-pub use text::TextEncoder;
+pub use text::{TextCoverage, TextEncoder};
 
 /// An observer that sees nothing and never stops.
 pub fn ignore(_: &Progress<'_>) -> std::ops::ControlFlow<()> {

@@ -19,6 +19,20 @@ use crate::{
 /// Texts whose states are remembered: a batch shares its negative prompt, a grid its prompts.
 const REMEMBERED: usize = 16;
 
+/// The token that stands for what a tokenizer does not know, as T5 spells it.
+const UNKNOWN: &str = "<unk>";
+
+/// How much of a text an encoder reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TextCoverage {
+    /// Tokens read, the end mark included.
+    pub tokens: usize,
+    /// Tokens beyond the limit, which are not read (about: each rest ends with an end mark of its own).
+    pub cut: usize,
+    /// Tokens read that stand for something the model has no word for.
+    pub unknown: usize,
+}
+
 /// Tokenizer and encoder of a text-to-image pipeline.
 pub struct TextEncoder {
     file: String,
@@ -86,6 +100,24 @@ impl TextEncoder {
             [] => Ok(vec![0]),
             ids => Ok(ids.to_vec()),
         }
+    }
+
+    /// How much of a text the encoder will read.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
+    pub fn coverage(&self, text: &str) -> Result<TextCoverage> {
+        let cleaned = text.to_lowercase();
+        let encoding = self
+            .tokenizer
+            .encode_fast(cleaned.trim_matches(is_space), true)
+            .map_err(|error| self.problem(error.to_string()))?;
+        let unknown = self.tokenizer.token_to_id(UNKNOWN);
+        Ok(TextCoverage {
+            tokens: encoding.get_ids().len(),
+            cut: encoding.get_overflowing().iter().map(|rest| rest.get_ids().len()).sum(),
+            unknown: encoding.get_ids().iter().filter(|&&id| Some(id) == unknown).count(),
+        })
     }
 
     /// States of one text, `[1, tokens, width]`, without padding.

@@ -2,9 +2,6 @@
 
 use serde::Serialize;
 
-/// PSNR of identical pictures is infinite, which JSON and CSV cannot say; this stands for it.
-pub(crate) const IDENTICAL_PSNR: f64 = 100.0;
-
 /// One contender, over all prompts, seeds and rounds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Row {
@@ -37,7 +34,7 @@ pub(crate) struct Row {
 }
 
 /// Where and on what the figures were measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub(crate) struct Setting {
     /// Version of the program.
     pub(crate) version: String,
@@ -156,26 +153,30 @@ impl Table {
     }
 }
 
-/// The middle value; the mean of the two in the middle for an even number; NaN without values.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let half = sorted.len() / 2;
-    match (sorted.get(half), half.checked_sub(1).and_then(|below| sorted.get(below))) {
-        (Some(&middle), _) if sorted.len() % 2 == 1 => middle,
-        (Some(&above), Some(&below)) => (below + above) / 2.0,
-        _ => f64::NAN,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
+    fn all_spellings_hold_every_row() {
+        let row = Row {
+            policy: "taylor:n=2".into(),
+            seconds_per_image: 0.3,
+            speedup: 1.5,
+            computed_share: 0.5,
+            flops_share: 0.55,
+            psnr: 31.0,
+            ssim: 0.97,
+            rel_l2: 0.02,
+            feature_bytes: 1 << 20,
+            seconds_min: 0.29,
+            seconds_max: 0.33,
+            psnr_min: 28.0,
+            images: 4,
+        };
+        let table = Table { setting: Setting::default(), rows: vec![row.clone(), row] };
+        assert_eq!(table.csv().lines().count(), 3);
+        assert_eq!(table.csv().lines().next().map(|line| line.split(',').count()), Some(13));
+        assert!(table.markdown().contains("| taylor:n=2 | 0.300 (0.290\u{2013}0.330) | 1.50\u{d7} |"), "{}", table.markdown());
     }
 }

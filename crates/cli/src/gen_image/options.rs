@@ -136,9 +136,13 @@ pub(crate) struct GenImageOptions {
     pub(crate) cache_report: Option<bool>,
     /// Recompute K random reused sites, say the error, and fall back to full compute beyond the error budget
     /// [K without a value: 8]
-    #[arg(long, num_args = 0..=1, default_missing_value = "8", require_equals = true, value_name = "K", help_heading = "Cache")]
+    #[arg(long, num_args = 0..=1, default_missing_value = crate::cache::DEFAULT_CHECKS, require_equals = true, value_name = "K", help_heading = "Cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cache_check: Option<usize>,
+    /// Relative error of a checked site beyond which the rest of the run computes [default: 0.5]
+    #[arg(long, value_name = "X", help_heading = "Cache")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache_budget: Option<f64>,
 
     /// Show the picture while it forms: a cheap projection of the latents, or the autoencoder [default: none]
     #[arg(long, value_parser = names::previews(), help_heading = "Preview")]

@@ -1,0 +1,399 @@
+//! Making the pictures of one call, one after the other: each is written as soon as it is done.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use refrain_media::{Format as PictureFormat, encode_picture};
+use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline, Progress as StepProgress};
+
+use super::tensors;
+use super::work::Work;
+use crate::errors::{flatten, interrupted, usage};
+use crate::events::{Console, Event};
+use crate::interrupt;
+use crate::metadata::{PLAN_KEY, Recipe};
+use crate::output::{self, Format};
+use crate::preview::{Previewer, picture_of};
+use crate::progress::Progress;
+
+/// The state between the pictures of a call.
+pub(crate) struct Session<'a> {
+    work: &'a Work,
+    pipeline: &'a Pipeline,
+    console: Console,
+    started: Instant,
+    noise: Vec<Tensor>,
+    done: usize,
+    kept_latents: Vec<Tensor>,
+    kept_images: Vec<Tensor>,
+    kept_recipes: Vec<serde_json::Value>,
+}
+
+impl<'a> Session<'a> {
+    /// Checks what needs the model, and says what will be made.
+    ///
+    /// # Errors
+    /// A size or sampler that the model cannot do, noise that does not fit (exit 2).
+    pub(crate) fn begin(work: &'a Work, pipeline: &'a Pipeline, console: Console, started: Instant) -> anyhow::Result<Self> {
+        let noise = match &work.latents {
+            Some(path) => tensors::read_latents(path, work.count())?,
+            None => Vec::new(),
+        };
+        let mut session = Self {
+            work,
+            pipeline,
+            console,
+            started,
+            noise,
+            done: 0,
+            kept_latents: Vec::new(),
+            kept_images: Vec::new(),
+            kept_recipes: Vec::new(),
+        };
+        session.announce()?;
+        session.warn_of_texts()?;
+        Ok(session)
+    }
+
+    /// Says which texts the model reads only in part; the picture is made all the same.
+    fn warn_of_texts(&self) -> anyhow::Result<()> {
+        let Some(encoder) = self.pipeline.text_encoder() else { return Ok(()) };
+        let mut texts: Vec<&str> = self.work.prompts.iter().map(String::as_str).collect();
+        texts.dedup();
+        texts.push(&self.work.negative_prompt);
+        for text in texts {
+            let coverage = encoder.coverage(text)?;
+            let start: String = flatten(text).chars().take(40).collect();
+            if coverage.cut > 0 {
+                let limit = encoder.limit();
+                self.console.warn(&format!("the model reads {limit} tokens; the end of {start:?}… is left out"))?;
+            } else if coverage.unknown > 0 {
+                self.console.warn(&format!("the model has no word for a part of {start:?}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self) -> anyhow::Result<()> {
+        let request = self.request(0);
+        let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        // A policy that does not fit is found out before the first picture, not after it.
+        self.work.cache.context(&header, self.work.seed, true)?;
+        let recipe = self.recipe(0)?;
+        if let Some(expected) = &self.work.expected_latents
+            && recipe.latents_hash.as_ref() != Some(expected)
+        {
+            return Err(usage("--from: the picture was made from a file of noise: give the same one with --latents"));
+        }
+        let seed = recipe.seed.map_or_else(|| "noise from a file".to_owned(), |seed| format!("seed {seed}"));
+        self.console.note(&format!(
+            "{}, {}x{}, {} {} steps, guidance {}, {}, cache {}, {seed}",
+            self.work.model.name,
+            recipe.width,
+            recipe.height,
+            recipe.sampler,
+            recipe.steps,
+            recipe.guidance_scale,
+            recipe.dtype,
+            recipe.cache
+        ));
+        if self.work.cache_auto {
+            self.console.note("cache auto: no policy is validated for this model, sampler, steps and dtype, so all is computed");
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.console.detail(&format!("loaded in {seconds:.3} s; model {}", recipe.model_hash));
+        self.console.event(&Event::Start {
+            version: &recipe.version,
+            model: &recipe.model,
+            model_hash: &recipe.model_hash,
+            pictures: self.work.count(),
+            width: recipe.width,
+            height: recipe.height,
+            steps: recipe.steps,
+            sampler: &recipe.sampler,
+            guidance_scale: recipe.guidance_scale,
+            dtype: &recipe.dtype,
+            seed: recipe.seed,
+            cache: &recipe.cache,
+            load_seconds: seconds,
+        })
+    }
+
+    /// Makes and writes one picture.
+    ///
+    /// # Errors
+    /// Whatever the model, the disk or the user does.
+    pub(crate) fn picture(&mut self, index: usize) -> anyhow::Result<()> {
+        if interrupt::requested() {
+            return Err(self.stopped());
+        }
+        let request = self.request(index);
+        let recipe = self.recipe(index)?;
+        let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        let watched = self.work.emit_plan.is_some() || self.work.cache_report;
+        let mut cache = self.work.cache.context(&header, recipe.seed.unwrap_or(0), watched)?;
+        let label = match self.work.count() {
+            1 => String::new(),
+            count => format!("{}/{count}", index + 1),
+        };
+        let progress = Progress::new(&self.console, &label, header.steps);
+        let mut watcher = Watcher::new(self, index, &progress);
+        let generated = self.pipeline.generate(&request, &mut cache, &mut |step| watcher.step(step));
+        watcher.failure.take().map_or(Ok(()), Err)?;
+        let generated = match generated {
+            Err(error) if error.is_stopped() => return Err(self.stopped()),
+            other => other.map_err(of_the_call)?,
+        };
+        progress.finish();
+        self.keep(index, recipe, &generated)
+    }
+
+    /// Writes what goes into one file, and says that all is done.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        self.write_kept()?;
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.console.detail(&format!("{} in {seconds:.3} s", pictures(self.done)));
+        self.console.event(&Event::Done { pictures: self.done, seconds })
+    }
+
+    fn stopped(&mut self) -> anyhow::Error {
+        match self.write_kept() {
+            Ok(()) => interrupted(format!("stopped with {} of {} done", self.done, pictures(self.work.count()))),
+            Err(error) => error,
+        }
+    }
+
+    /// The request for one picture.
+    fn request(&self, index: usize) -> ImageRequest {
+        let work = self.work;
+        let noise = match self.noise.get(index) {
+            Some(latents) => Noise::Latents(latents.clone()),
+            None => Noise::Seed { seed: work.seed + index as u64, kind: work.rng },
+        };
+        ImageRequest {
+            prompt: work.prompts.get(index).cloned().unwrap_or_default(),
+            negative_prompt: work.negative_prompt.clone(),
+            noise,
+            width: work.width,
+            height: work.height,
+            steps: work.steps,
+            guidance_scale: work.guidance_scale as f32,
+            sampler: work.sampler,
+            sigma_spacing: work.scheduler,
+            eta: work.eta,
+            ..ImageRequest::default()
+        }
+    }
+
+    /// All that decides one picture.
+    fn recipe(&self, index: usize) -> anyhow::Result<Recipe> {
+        let work = self.work;
+        let (height, width) = self.pipeline.default_size();
+        let sampler = match work.sampler {
+            Some(sampler) => sampler,
+            None => self.pipeline.default_sampler().map_err(of_the_call)?,
+        };
+        let noise = self.noise.get(index);
+        Ok(Recipe {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            prompt: work.prompts.get(index).cloned().unwrap_or_default(),
+            negative_prompt: work.negative_prompt.clone(),
+            model: work.model.name.clone(),
+            model_hash: self.pipeline.fingerprint()?.to_owned(),
+            width: work.width.unwrap_or(width),
+            height: work.height.unwrap_or(height),
+            steps: work.steps,
+            guidance_scale: work.guidance_scale,
+            sampler: sampler.name().to_owned(),
+            scheduler: work.scheduler.map(|spacing| spacing.name().to_owned()),
+            eta: work.eta,
+            seed: noise.is_none().then_some(work.seed + index as u64),
+            rng: work.rng.name().to_owned(),
+            latents_hash: noise.map(tensors::hash).transpose()?,
+            dtype: work.precision.to_string(),
+            cache: work.cache.spelling(),
+            cache_check: work.cache_check.map(|(checks, _)| checks),
+            cache_budget: work.cache_check.map(|(_, budget)| budget),
+            plan_hash: None,
+        })
+    }
+
+    fn keep(&mut self, index: usize, mut recipe: Recipe, generated: &GeneratedImage) -> anyhow::Result<()> {
+        if !self.work.cache.is_off() {
+            recipe.plan_hash = Some(generated.plan.hash());
+        }
+        let path = self.write_picture(index, &recipe, generated)?;
+        if let Some(pattern) = &self.work.emit_plan {
+            let path = pattern.path(index, self.work.count());
+            output::write_file(&path, &generated.plan.to_bytes()?)?;
+            let shown = path.display().to_string();
+            self.console.note(&format!("plan: {shown}"));
+            self.console.event(&Event::Wrote { what: "plan", path: &shown })?;
+        }
+        if self.work.cache_report || self.work.cache_check.is_some() {
+            self.console.note(generated.report.to_string().trim_end());
+            let report = serde_json::to_value(&generated.report)?;
+            self.console.event(&Event::Report { picture: index, report })?;
+        } else {
+            for warning in &generated.report.warnings {
+                self.console.warn(&format!("cache {}: {warning}", recipe.cache))?;
+            }
+        }
+        self.done += 1;
+        self.say_done(index, &recipe, generated, path)
+    }
+
+    fn say_done(&self, index: usize, recipe: &Recipe, generated: &GeneratedImage, path: Option<PathBuf>) -> anyhow::Result<()> {
+        let seconds = generated.seconds;
+        let shown = path.map(|path| path.display().to_string()).unwrap_or_default();
+        if !shown.is_empty() && shown != "-" {
+            let seed = recipe.seed.map_or_else(String::new, |seed| format!("seed {seed}, "));
+            self.console.result(&format!("{shown} ({seed}{:.2} s)", seconds.total()))?;
+        }
+        self.console.detail(&format!(
+            "text {:.3} s, denoising {:.3} s, decoding {:.3} s",
+            seconds.text, seconds.denoise, seconds.decode
+        ));
+        self.console.event(&Event::Image {
+            picture: index,
+            path: &shown,
+            prompt: &recipe.prompt,
+            seed: recipe.seed,
+            seconds: seconds.total(),
+            text_seconds: seconds.text,
+            denoise_seconds: seconds.denoise,
+            decode_seconds: seconds.decode,
+        })
+    }
+
+    /// Writes a picture under its name, or keeps its tensors for the file that holds all. `None`: not written yet.
+    fn write_picture(&mut self, index: usize, recipe: &Recipe, generated: &GeneratedImage) -> anyhow::Result<Option<PathBuf>> {
+        let destination = &self.work.destination;
+        let bytes = match destination.format() {
+            Format::Picture(format) => self.encoded(format, recipe, generated)?,
+            Format::Safetensors => {
+                self.kept_latents.push(generated.latents.clone());
+                self.kept_images.push(generated.image.clone());
+                self.kept_recipes.push(serde_json::to_value(recipe)?);
+                if destination.holds_all() {
+                    return Ok(None);
+                }
+                let bytes = tensors::results(&self.kept_latents, &self.kept_images, &self.kept_recipes)?;
+                self.forget_kept();
+                bytes
+            }
+        };
+        let prompt = &recipe.prompt;
+        self.work.destination.write(index, self.work.count(), prompt, &bytes).map(Some)
+    }
+
+    fn encoded(&self, format: PictureFormat, recipe: &Recipe, generated: &GeneratedImage) -> anyhow::Result<Vec<u8>> {
+        let mut metadata = recipe.to_metadata()?;
+        if let Some(plan) = self.work.cache.embeddable_plan()? {
+            metadata = metadata.with(PLAN_KEY, plan);
+        }
+        Ok(encode_picture(&picture_of(&generated.image)?, format, &metadata)?)
+    }
+
+    fn write_kept(&mut self) -> anyhow::Result<()> {
+        if self.kept_latents.is_empty() {
+            return Ok(());
+        }
+        let bytes = tensors::results(&self.kept_latents, &self.kept_images, &self.kept_recipes)?;
+        let held = self.kept_latents.len();
+        self.forget_kept();
+        let path = self.work.destination.write(0, self.work.count(), "", &bytes)?.display().to_string();
+        self.console.result(&format!("{path} ({})", pictures(held)))?;
+        self.console.event(&Event::Wrote { what: "tensors", path: &path })
+    }
+
+    fn forget_kept(&mut self) {
+        self.kept_latents.clear();
+        self.kept_images.clear();
+        self.kept_recipes.clear();
+    }
+}
+
+/// What looks on while a picture is made: progress, previews, events, Ctrl-C.
+struct Watcher<'a> {
+    console: Console,
+    pipeline: &'a Pipeline,
+    progress: &'a Progress,
+    previewer: Option<Previewer>,
+    cached: bool,
+    picture: usize,
+    /// An observer can only stop a run; why it did waits here.
+    failure: Cell<Option<anyhow::Error>>,
+}
+
+impl<'a> Watcher<'a> {
+    fn new(session: &Session<'a>, picture: usize, progress: &'a Progress) -> Self {
+        let request = session.work.preview.clone();
+        Self {
+            console: session.console,
+            pipeline: session.pipeline,
+            progress,
+            previewer: request.map(|request| Previewer::new(request, &session.console)),
+            cached: !session.work.cache.is_off(),
+            picture,
+            failure: Cell::new(None),
+        }
+    }
+
+    fn step(&mut self, step: &StepProgress<'_>) -> ControlFlow<()> {
+        match self.watch(step) {
+            Ok(()) if interrupt::requested() => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failure.set(Some(error));
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn watch(&mut self, step: &StepProgress<'_>) -> anyhow::Result<()> {
+        let report = step.step;
+        let looked_at = self.console.wants_progress() || self.console.is_json();
+        let reused = (self.cached && looked_at).then(|| 1.0 - step.cache.report().computed_share);
+        self.progress.step(report.index + 1, report.seconds, reused);
+        self.console.event(&Event::Step {
+            picture: self.picture,
+            step: report.index + 1,
+            steps: report.count,
+            timestep: report.timestep,
+            sigma: report.sigma,
+            seconds: report.seconds,
+            reused_share: reused.unwrap_or(0.0),
+        })?;
+        let Some(previewer) = self.previewer.as_mut().filter(|previewer| previewer.is_due(report.index, report.count)) else {
+            return Ok(());
+        };
+        let decode = |latents: &Tensor| Ok(self.pipeline.autoencoder().decode(latents)?);
+        if let Some(path) = previewer.show(report.denoised, &decode, self.progress)? {
+            let path = path.display().to_string();
+            self.console.event(&Event::Preview { picture: self.picture, step: report.index + 1, path: &path })?;
+        }
+        Ok(())
+    }
+}
+
+/// Errors about the request are errors of the call; all others are failures of the work.
+fn of_the_call(error: refrain_pipeline::PipelineError) -> anyhow::Error {
+    use refrain_pipeline::PipelineError as E;
+    use refrain_samplers::Error as S;
+    match &error {
+        E::Size { .. } | E::Request { .. } => usage(error.to_string()),
+        E::Sampler(S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. }) => usage(error.to_string()),
+        _ => anyhow::Error::new(error),
+    }
+}
+
+fn pictures(count: usize) -> String {
+    if count == 1 { "1 picture".to_owned() } else { format!("{count} pictures") }
+}

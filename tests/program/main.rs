@@ -1,0 +1,22 @@
+//! The program as its users meet it: each test runs the real binary in a folder of its own.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `architecture` | dependencies between the crates point down only |
+//! | `help` | help, manual, completions, and what a wrong call says |
+//! | `generation` | pictures: batches, threads, outputs, seeds |
+//! | `caching` | policies, plans and reports |
+//! | `records` | metadata, `info`, `--from`, settings files, events |
+//! | `refusals` | bad input: one line, the right exit code, no partial file |
+//! | `inspection` | `inspect` |
+//! | `benching` | `bench cache` |
+
+mod architecture;
+mod benching;
+mod caching;
+mod generation;
+mod help;
+mod inspection;
+mod records;
+mod refusals;
+mod support;
