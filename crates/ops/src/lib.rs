@@ -14,6 +14,7 @@ mod linear;
 pub mod mapped;
 mod matmul;
 mod measure;
+pub mod memory;
 mod norm;
 mod parallel;
 mod pointwise;

@@ -10,7 +10,7 @@ use crate::simd::multiversion;
 use crate::tile::{LANES, Left, Steps, Sums, multiply};
 
 /// Queries that walk together.
-const QUERIES: usize = 32;
+const QUERIES: usize = 16;
 
 /// Packed keys and values of all heads.
 #[derive(Clone, Copy)]
@@ -133,17 +133,15 @@ impl Attention<'_> {
                 let mut sums = Sums { values: &mut scores[panel..], row_step: BLOCK, accumulate: false };
                 multiply(arithmetic, left, steps, right, PANEL / LANES, &mut sums);
             }
-            for (query, state) in state.iter_mut().enumerate().take(count) {
-                let scores = &mut scores[query * BLOCK..][..present];
-                if let Some(bias) = &self.bias {
-                    let start =
-                        batch * bias.batch_step + head * bias.head_step + (first + query) * bias.query_step + start;
-                    add_into(scores, &bias.values[start..start + present]);
-                }
-                let factor = softmax_block(scores, state);
-                arithmetic.pack_row(scores, &mut probabilities[query * BLOCK..]);
-                if start > 0 && factor != 1.0 {
-                    scale_by(&mut totals[query * columns..][..columns], factor);
+            if let Some(bias) = &self.bias {
+                let start = batch * bias.batch_step + head * bias.head_step + first * bias.query_step + start;
+                add_rows(scores, count, present, &bias.values[start..], bias.query_step);
+            }
+            let factors = softmax_rows(scores, count, present, &mut state);
+            for (query, factor) in factors.iter().enumerate().take(count) {
+                arithmetic.pack_row(&scores[query * BLOCK..][..present], &mut probabilities[query * BLOCK..]);
+                if start > 0 && *factor != 1.0 {
+                    scale_by(&mut totals[query * columns..][..columns], *factor);
                 }
             }
             let left = Left { words: probabilities, start: 0, row_step: BLOCK, rows: count };
@@ -155,7 +153,8 @@ impl Attention<'_> {
             #[allow(unsafe_code)]
             let target = unsafe { output.part(start, width) };
             // A row that saw no key at all is zero; a sum that is not a number stays one.
-            let factor = if state.sum == 0.0 || self.keys.count == 0 { 0.0 } else { 1.0 / state.sum };
+            let sum = fold(state.sums, |first, second| first + second);
+            let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
             if factor == 0.0 {
                 target.fill(0.0);
                 continue;
@@ -180,54 +179,84 @@ impl Attention<'_> {
     }
 }
 
-/// One query's softmax so far.
+/// One query's softmax so far; the sum is kept in lanes until the end.
 #[derive(Debug, Clone, Copy)]
 struct Softmax {
     largest: f32,
-    sum: f32,
+    sums: [f32; LANES],
 }
 
 impl Softmax {
-    const START: Self = Self { largest: f32::NEG_INFINITY, sum: 0.0 };
+    const START: Self = Self { largest: f32::NEG_INFINITY, sums: [0.0; LANES] };
+}
+
+/// Combines the lanes pair by pair: a chain of sixteen would wait for each step.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = combine(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The larger, or the first when the second is not a number.
+#[inline(always)]
+fn larger(first: f32, second: f32) -> f32 {
+    if second > first { second } else { first }
 }
 
 multiversion! {
-    /// Turns scores into unnormalised probabilities; gives the factor by which earlier totals shrink.
-    fn softmax_block(scores: &mut [f32], state: &mut Softmax) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let (whole, rest) = scores.as_chunks::<LANES>();
-        for chunk in whole {
-            for (lane, score) in lanes.iter_mut().zip(chunk) {
-                *lane = if *score > *lane { *score } else { *lane };
+    /// Turns rows of scores into unnormalised probabilities; gives the factors by which earlier totals shrink.
+    fn softmax_rows(scores: &mut [f32], count: usize, present: usize, states: &mut [Softmax; QUERIES]) -> [f32; QUERIES] {
+        let mut factors = [1.0; QUERIES];
+        let rows = scores.chunks_exact_mut(BLOCK).zip(states.iter_mut()).zip(&mut factors);
+        for ((row, state), factor) in rows.take(count) {
+            let row = &mut row[..present];
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            let (whole, rest) = row.as_chunks::<LANES>();
+            for chunk in whole {
+                for (lane, score) in lanes.iter_mut().zip(chunk) {
+                    *lane = larger(*lane, *score);
+                }
             }
-        }
-        let largest = lanes.iter().chain(rest).fold(state.largest, |largest, score| largest.max(*score));
-        if largest == f32::NEG_INFINITY && scores.iter().all(|score| *score == f32::NEG_INFINITY) {
-            scores.fill(0.0);
-            return 1.0;
-        }
-        let mut sums = [0.0; LANES];
-        let (whole, rest) = scores.as_chunks_mut::<LANES>();
-        for chunk in whole {
-            for (sum, score) in sums.iter_mut().zip(chunk) {
+            for (lane, score) in lanes.iter_mut().zip(rest) {
+                *lane = larger(*lane, *score);
+            }
+            let largest = larger(state.largest, fold(lanes, larger));
+            if largest == f32::NEG_INFINITY && row.iter().all(|score| *score == f32::NEG_INFINITY) {
+                row.fill(0.0);
+                continue;
+            }
+            *factor = exp_not_positive::<FUSED>(state.largest - largest);
+            let mut sums = state.sums.map(|sum| sum * *factor);
+            let (whole, rest) = row.as_chunks_mut::<LANES>();
+            for chunk in whole {
+                for (sum, score) in sums.iter_mut().zip(chunk) {
+                    *score = exp_not_positive::<FUSED>(*score - largest);
+                    *sum += *score;
+                }
+            }
+            for (sum, score) in sums.iter_mut().zip(rest) {
                 *score = exp_not_positive::<FUSED>(*score - largest);
                 *sum += *score;
             }
+            *state = Softmax { largest, sums };
         }
-        for (sum, score) in sums.iter_mut().zip(rest) {
-            *score = exp_not_positive::<FUSED>(*score - largest);
-            *sum += *score;
-        }
-        let factor = exp_not_positive::<FUSED>(state.largest - largest);
-        *state = Softmax { largest, sum: state.sum * factor + sums.iter().sum::<f32>() };
-        factor
+        factors
     }
 }
 
 multiversion! {
-    fn add_into(target: &mut [f32], values: &[f32]) {
-        for (target, value) in target.iter_mut().zip(values) {
-            *target += value;
+    /// Adds `present` values to each row of scores; rows of `values` are `step` apart.
+    fn add_rows(scores: &mut [f32], count: usize, present: usize, values: &[f32], step: usize) {
+        for (row, scores) in scores.chunks_exact_mut(BLOCK).enumerate().take(count) {
+            for (score, value) in scores[..present].iter_mut().zip(&values[row * step..][..present]) {
+                *score += value;
+            }
         }
     }
 }

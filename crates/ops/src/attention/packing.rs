@@ -6,7 +6,7 @@ use crate::transpose::transpose;
 
 /// Keys that are scored before the softmax moves on: their scores, probabilities, keys and values stay in the
 /// first-level cache.
-pub(crate) const BLOCK: usize = 128;
+pub(crate) const BLOCK: usize = 256;
 /// Keys in one panel: two vectors.
 pub(crate) const PANEL: usize = 2 * LANES;
 
@@ -30,7 +30,7 @@ impl<'a> Rows<'a> {
 
 /// How keys and values of one head are laid out.
 ///
-/// Keys: panels of 32, in each `[step of the width][key]`. Values: blocks of 128 keys, in each one panel after the other
+/// Keys: panels of 32, in each `[step of the width][key]`. Values: blocks of 256 keys, in each one panel after the other
 /// of columns, `[step of keys][column]`.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyLayout {
