@@ -38,6 +38,7 @@ fn run((layer, input): &(Linear, Tensor), repetitions: usize) -> Result<Vec<Stri
 }
 
 fn main() -> Result<()> {
+    refrain_ops::memory::keep_pages();
     let mut current = None;
     for line in stdin().lock().lines() {
         let line = line?;

@@ -67,29 +67,27 @@ impl Sink for LinearSink<'_> {
 multiversion! {
 fn store_rows(sink: &LinearSink<'_>, tile: &Finished<'_>) {
     let columns = tile.columns.min(sink.width - tile.first_column);
-    let (sums, _) = tile.sums.as_chunks::<TILE_COLUMNS>();
-    let (paired, _) = tile.paired.as_chunks::<TILE_COLUMNS>();
-    for (index, (sums, paired)) in sums.iter().zip(paired).take(tile.rows).enumerate() {
+    let bias = &sink.bias[tile.first_column..][..columns];
+    for index in 0..tile.rows {
         let start = (tile.first_row + index) * sink.width + tile.first_column;
-        let mut values = sink.biased(sums, tile.first_column);
-        match &sink.epilogue {
-            Epilogue::Activate(activation) => activate::<FUSED>(&mut values, *activation),
-            Epilogue::Residual(residual) => {
-                let gate = sink.gate_row(residual, tile, index);
-                add_residual(&mut values[..columns], &residual.values[start..start + columns], gate);
-            }
-            Epilogue::Gated(distance) => {
-                let gates = sink.biased(paired, tile.first_column + distance * TILE_COLUMNS);
-                for (value, gate) in values.iter_mut().zip(&gates) {
-                    *value *= activated::<FUSED>(*gate, Activation::Gelu);
-                }
-            }
-        }
+        let sums = &tile.sums[index * TILE_COLUMNS..][..columns];
         // SAFETY: the driver hands out each tile once, and tiles do not overlap.
         let output = unsafe { sink.output.part(start, columns) };
-        match output.as_mut_array::<TILE_COLUMNS>() {
-            Some(output) => *output = values,
-            None => output.copy_from_slice(&values[..columns]),
+        match &sink.epilogue {
+            Epilogue::Activate(activation) => activate::<FUSED>(output, sums, bias, *activation),
+            Epilogue::Residual(residual) => {
+                write(output, sums, bias, |value| value);
+                let row = (tile.first_row + index) / residual.rows_per_gate * sink.width + tile.first_column;
+                add_residual(output, &residual.values[start..], residual.gate.map(|gate| &gate[row..]));
+            }
+            Epilogue::Gated(distance) => {
+                let gate_bias = &sink.bias[tile.first_column + distance * TILE_COLUMNS..];
+                let gates = tile.paired[index * TILE_COLUMNS..].iter().zip(gate_bias);
+                write(output, sums, bias, |value| value);
+                for (output, (gate, bias)) in output.iter_mut().zip(gates) {
+                    *output *= activated::<FUSED>(gate + bias, Activation::Gelu);
+                }
+            }
         }
     }
 }
@@ -97,44 +95,35 @@ fn store_rows(sink: &LinearSink<'_>, tile: &Finished<'_>) {
 
 /// One loop for each activation.
 #[inline(always)]
-fn activate<const FUSED: bool>(values: &mut [f32; TILE_COLUMNS], activation: Activation) {
-    let mut each = |activation| values.iter_mut().for_each(|value| *value = activated::<FUSED>(*value, activation));
+fn activate<const FUSED: bool>(output: &mut [f32], sums: &[f32], bias: &[f32], activation: Activation) {
     match activation {
-        Activation::None => {}
-        Activation::GeluTanh => each(Activation::GeluTanh),
-        Activation::Gelu => each(Activation::Gelu),
-        Activation::Silu => each(Activation::Silu),
-    }
-}
-
-impl LinearSink<'_> {
-    #[inline(always)]
-    fn biased(&self, sums: &[f32; TILE_COLUMNS], first_column: usize) -> [f32; TILE_COLUMNS] {
-        let mut values = *sums;
-        for (value, bias) in values.iter_mut().zip(&self.bias[first_column..first_column + TILE_COLUMNS]) {
-            *value += bias;
+        Activation::None => write(output, sums, bias, |value| value),
+        Activation::GeluTanh => {
+            write(output, sums, bias, |value| activated::<FUSED>(value, Activation::GeluTanh));
         }
-        values
-    }
-
-    #[inline(always)]
-    fn gate_row<'a>(&self, residual: &Residual<'a>, tile: &Finished<'_>, index: usize) -> Option<&'a [f32]> {
-        let start = (tile.first_row + index) / residual.rows_per_gate * self.width + tile.first_column;
-        residual.gate.map(|gate| &gate[start..])
+        Activation::Gelu => write(output, sums, bias, |value| activated::<FUSED>(value, Activation::Gelu)),
+        Activation::Silu => write(output, sums, bias, |value| activated::<FUSED>(value, Activation::Silu)),
     }
 }
 
 #[inline(always)]
-fn add_residual(values: &mut [f32], residual: &[f32], gate: Option<&[f32]>) {
+fn write(output: &mut [f32], sums: &[f32], bias: &[f32], function: impl Fn(f32) -> f32) {
+    for ((output, sum), bias) in output.iter_mut().zip(sums).zip(bias) {
+        *output = function(sum + bias);
+    }
+}
+
+#[inline(always)]
+fn add_residual(output: &mut [f32], residual: &[f32], gate: Option<&[f32]>) {
     match gate {
         Some(gate) => {
-            for ((value, residual), gate) in values.iter_mut().zip(residual).zip(gate) {
-                *value = residual + gate * *value;
+            for ((output, residual), gate) in output.iter_mut().zip(residual).zip(gate) {
+                *output = residual + gate * *output;
             }
         }
         None => {
-            for (value, residual) in values.iter_mut().zip(residual) {
-                *value += residual;
+            for (output, residual) in output.iter_mut().zip(residual) {
+                *output += residual;
             }
         }
     }
