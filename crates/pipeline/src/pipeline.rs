@@ -35,7 +35,7 @@ pub struct LoadOptions {
 
 /// The denoiser with what conditions it.
 pub(crate) enum Family {
-    PixArt { model: PixArt, text: TextEncoder },
+    PixArt { model: PixArt, text: Box<TextEncoder> },
     Dit { model: Dit, classes: ClassNames },
 }
 
@@ -309,7 +309,7 @@ fn load_family(source: &ModelSource, index: &ModelIndex, precision: Precision) -
                 || Ok::<_, PipelineError>(PixArt::load(&open_weights(source, "transformer")?, &config, precision)?),
                 || TextEncoder::load(source, index.text_limit, precision),
             );
-            Ok(Family::PixArt { model: model?, text: text? })
+            Ok(Family::PixArt { model: model?, text: Box::new(text?) })
         }
         PipelineClass::Dit => {
             index.component("transformer", &["DiTTransformer2DModel", "Transformer2DModel"])?;
