@@ -14,6 +14,10 @@ use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use refrain_ops::{Activation, Linear, Precision};
 
+/// The binary's allocator: large results come and go at every product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Name, rows, inputs, outputs; a classifier-free-guidance step has two pictures.
 const LAYERS: [(&str, usize, usize, usize); 14] = [
     ("dit-xl-2/qkv", 512, 1152, 3456),
@@ -37,6 +41,7 @@ fn tensor(shape: (usize, usize)) -> Tensor {
 }
 
 fn products(criterion: &mut Criterion) {
+    refrain_ops::memory::keep_pages();
     for (name, bf16) in [("f32", false), ("bf16", true)] {
         if let Some(rate) = ceiling::measure(bf16) {
             println!("ceiling of {} threads in {name}: {rate:.0} GFLOP/s", rayon::current_num_threads());
