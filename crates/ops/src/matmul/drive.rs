@@ -150,8 +150,8 @@ impl<Out: Sink> Product<'_, Out> {
         scratch.sums = sums;
     }
 
-    /// Into how many parts to cut the depth, so that a panel's part fits the second-level cache while the rows pass. Sums
-    /// do not notice: they are stored exactly. Those of int8 are integers, which fewer bytes of panel spare from it.
+    /// Into how many parts to cut the depth, so that a panel's part stays in the second-level cache while the rows pass.
+    /// Results do not notice, as sums are kept exactly in between. An int8 panel is small enough to stay whole.
     fn depth_parts(&self) -> usize {
         match self.packed.kernel.operand {
             Operand::Int8 => 1,
