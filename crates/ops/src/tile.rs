@@ -191,14 +191,15 @@ struct Pointers<'a> {
     accumulate: bool,
 }
 
-/// Runs tiles of 8, then 4, 2 and 1 rows (16 for the narrowest panel, which would wait for its own sums).
+/// Runs tiles of 8, then 4, 2 and 1 rows; 16 for the narrowest panel, which would wait for its own sums, where rows are
+/// neighbours, so that sixteen addresses need no registers.
 #[allow(unsafe_code)]
 fn rows<const WIDTH: usize>(arithmetic: Arithmetic, mut pointers: Pointers<'_>, mut left: usize) {
     while left > 0 {
         // SAFETY: `multiply` checked the bounds of all rows, and `Arithmetic` was made from the machine's level.
         let done = unsafe {
             match left {
-                16.. if WIDTH == 1 => tile::<16, WIDTH>(arithmetic, pointers),
+                16.. if WIDTH == 1 && pointers.left_step == 1 => tile::<16, WIDTH>(arithmetic, pointers),
                 8.. => tile::<8, WIDTH>(arithmetic, pointers),
                 4.. => tile::<4, WIDTH>(arithmetic, pointers),
                 2.. => tile::<2, WIDTH>(arithmetic, pointers),
@@ -269,6 +270,8 @@ mod x86 {
     macro_rules! tile_512 {
         ($pointers:ident, $rows:ident, $width:ident, $multiply:expr) => {{
             let mut total = [[_mm512_setzero_ps(); $width]; $rows];
+            // `rows` calls for 16 rows only where they are neighbours.
+            let left_step = if $rows == 16 { 1 } else { $pointers.left_step };
             if $pointers.accumulate {
                 for row in 0..$rows {
                     for column in 0..$width {
@@ -286,7 +289,7 @@ mod x86 {
                 }
                 right = right.add($width * LANES);
                 for row in 0..$rows {
-                    let value = _mm512_set1_ps(*left.add(row * $pointers.left_step));
+                    let value = _mm512_set1_ps(*left.add(row * left_step));
                     for column in 0..$width {
                         total[row][column] = $multiply(total[row][column], value, columns[column]);
                     }

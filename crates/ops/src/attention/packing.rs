@@ -98,7 +98,7 @@ impl KeyLayout {
             }
         }
         // The last panel's missing half.
-        if count % PANEL != 0 && count % PANEL <= LANES {
+        if !count.is_multiple_of(PANEL) && count % PANEL <= LANES {
             for step in 0..steps {
                 words[count / PANEL * PANEL * steps + step * PANEL + LANES..][..LANES].fill(0);
             }

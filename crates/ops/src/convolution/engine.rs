@@ -14,7 +14,7 @@ use crate::types::Activation;
 /// Result pixels in one unit of work.
 const UNIT_PIXELS: usize = 128;
 /// Output channels in one unit of work, roughly.
-const UNIT_COLUMNS: usize = 192;
+const UNIT_COLUMNS: usize = 384;
 /// Units to aim at, so that threads finish together.
 const UNITS: usize = 16;
 /// Pixels that are transposed at a time.
@@ -195,9 +195,11 @@ impl Call<'_> {
         }
     }
 
-    /// Input columns that a segment's row sees.
+    /// Input columns that a segment's row sees, and a few more where rows an even number of cache lines apart would
+    /// share a few of the cache's sets.
     fn padded_width(&self, segment: &Segment) -> usize {
-        (segment.columns.len() - 1) * self.geometry.stride + self.extent
+        let width = (segment.columns.len() - 1) * self.geometry.stride + self.extent;
+        if width.is_multiple_of(32) { width + LANES } else { width }
     }
 
     /// Packs each segment's padded input for the channel steps `steps`, as `[row][step][column]`; gives where each starts.
