@@ -229,3 +229,16 @@ fn models_that_are_not_there() {
         assert!(line.refused(2).contains(model), "{}", line.stderr);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn too_little_memory_is_found_out_before_it_is_gone() {
+    let folder = Folder::new();
+    let program = assert_cmd::cargo::cargo_bin!("refrain");
+    let line = "ulimit -v 4194304; exec \"$0\" gen image -p fox -W 8192 -H 8192 -o x.png";
+    let output = std::process::Command::new("sh").args(["-c", line]).arg(program).current_dir(folder.path("")).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("memory") && stderr.lines().count() == 1, "{stderr}");
+    assert_eq!(folder.names(), Vec::<String>::new());
+}

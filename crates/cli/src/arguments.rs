@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench_cache::BenchCacheOptions;
 use crate::events::Verbosity;
 use crate::gen_image::options::GenImageCall;
+use crate::train_router::TrainRouterOptions;
 
 /// Feature-cache accelerator for diffusion image and video generation: pictures sooner, and an honest account of what
 /// that cost.
@@ -71,6 +72,9 @@ pub(crate) enum Verb {
     /// Measure speed and harm side by side
     #[command(subcommand)]
     Bench(BenchVerb),
+    /// Learn when to compute
+    #[command(subcommand)]
+    Train(TrainVerb),
     /// Print a completion script for a shell
     Completions {
         /// The shell that will read it
@@ -95,6 +99,13 @@ pub(crate) enum GenVerb {
 pub(crate) enum BenchVerb {
     /// Cache policies against each other and against fewer steps
     Cache(Box<BenchCacheOptions>),
+}
+
+/// What can be trained.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrainVerb {
+    /// A router: which steps, or which parts of which steps, compute for a budget
+    Router(Box<TrainRouterOptions>),
 }
 
 /// `refrain info`

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::arguments::Voice;
-use crate::errors::usage;
+use crate::errors::{resources, usage};
 
 /// More threads than any machine has are a typing error, and each costs memory.
 const MOST_THREADS: usize = 4096;
@@ -59,9 +59,24 @@ pub(crate) fn processor() -> String {
     named.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
+/// Refuses work that needs more memory than can be had, before it is begun: running out of it would end in a killed
+/// process instead of a message.
+///
+/// # Errors
+/// Too little memory (exit 3).
+pub(crate) fn require_memory(needed: u64, what: &str) -> anyhow::Result<()> {
+    match available_memory() {
+        Some(available) if needed > available => {
+            let (needed, available) = (indicatif::HumanBytes(needed), indicatif::HumanBytes(available));
+            Err(resources(format!("{what} needs about {needed} of memory, and {available} can be had: make it smaller")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Bytes of memory that can still be had: what the kernel calls available, or less under a limit of the process.
 /// `None` where the system does not say.
-pub(crate) fn available_memory() -> Option<u64> {
+fn available_memory() -> Option<u64> {
     let kibibytes = |path: &str, key: &str| {
         let text = std::fs::read_to_string(path).ok()?;
         let line = text.lines().find(|line| line.starts_with(key))?;

@@ -22,13 +22,14 @@ mod output;
 mod preview;
 mod progress;
 mod projection;
+mod train_router;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::arguments::{BenchVerb, CommandLine, GenVerb, Verb};
+use crate::arguments::{BenchVerb, CommandLine, GenVerb, TrainVerb, Verb};
 use crate::errors::Exit;
 
 #[global_allocator]
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Ok(line) => line,
         Err(error) => return refuse(&error),
     };
+    refrain_ops::memory::keep_pages();
     machine::log(line.voice);
     match dispatch(line) {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +60,7 @@ fn dispatch(line: CommandLine) -> anyhow::Result<()> {
         Verb::Info(options) => info::run(&options),
         Verb::Inspect(options) => inspect::run(&options),
         Verb::Bench(BenchVerb::Cache(options)) => bench_cache::run(*options, verbosity),
+        Verb::Train(TrainVerb::Router(options)) => train_router::run(&options, verbosity),
         Verb::Completions { shell } => completions::run(shell),
         Verb::Man { verb } => man::run(&verb),
     }

@@ -14,10 +14,16 @@ use super::work::Work;
 use crate::errors::{flatten, interrupted, usage};
 use crate::events::{Console, Event};
 use crate::interrupt;
+use crate::machine;
 use crate::metadata::{PLAN_KEY, Recipe};
 use crate::output::{self, Format};
 use crate::preview::{Previewer, picture_of};
 use crate::progress::Progress;
+
+/// Activations of the decoder's widest layer that live at once.
+const LIVE_IN_DECODER: usize = 4;
+/// Outputs of the denoiser's widest site that live at once, the wider insides of a feed-forward layer counted in.
+const LIVE_IN_DENOISER: usize = 12;
 
 /// The state between the pictures of a call.
 pub(crate) struct Session<'a> {
@@ -25,6 +31,7 @@ pub(crate) struct Session<'a> {
     pipeline: &'a Pipeline,
     console: Console,
     started: Instant,
+    announcement: Option<String>,
     noise: Vec<Tensor>,
     done: usize,
     kept_latents: Vec<Tensor>,
@@ -47,6 +54,7 @@ impl<'a> Session<'a> {
             pipeline,
             console,
             started,
+            announcement: None,
             noise,
             done: 0,
             kept_latents: Vec::new(),
@@ -56,6 +64,21 @@ impl<'a> Session<'a> {
         session.announce()?;
         session.warn_of_texts()?;
         Ok(session)
+    }
+
+    /// A rough upper bound of what a picture of this size needs: the decoder's widest activations at full size, or the
+    /// denoiser's at two rows, whichever is more.
+    fn check_memory(&self, request: &ImageRequest) -> anyhow::Result<()> {
+        let (height, width) = self.pipeline.default_size();
+        let (height, width) = (request.height.unwrap_or(height), request.width.unwrap_or(width));
+        let shape = self.pipeline.latent_shape(height, width, 0).map_err(of_the_call)?;
+        let channels = self.pipeline.autoencoder().config().block_out_channels.iter().copied().enumerate();
+        let channels = channels.map(|(level, channels)| (channels >> (2 * level)).max(1)).max().unwrap_or(1);
+        let sites = self.pipeline.denoiser().sites(&shape);
+        let widest = sites.iter().map(|info| info.output_values).max().unwrap_or(0);
+        let decoding = height.saturating_mul(width).saturating_mul(channels);
+        let values = decoding.saturating_mul(LIVE_IN_DECODER).max(widest.saturating_mul(2 * LIVE_IN_DENOISER));
+        machine::require_memory(values.saturating_mul(size_of::<f32>()) as u64, &format!("a picture of {width}x{height}"))
     }
 
     /// Says which texts the model reads only in part; the picture is made all the same.
@@ -80,6 +103,7 @@ impl<'a> Session<'a> {
     fn announce(&mut self) -> anyhow::Result<()> {
         let request = self.request(0);
         let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        self.check_memory(&request)?;
         // A policy that does not fit is found out before the first picture, not after it.
         self.work.cache.context(&header, self.work.seed, true)?;
         let recipe = self.recipe(0)?;
@@ -89,7 +113,7 @@ impl<'a> Session<'a> {
             return Err(usage("--from: the picture was made from a file of noise: give the same one with --latents"));
         }
         let seed = recipe.seed.map_or_else(|| "noise from a file".to_owned(), |seed| format!("seed {seed}"));
-        self.console.note(&format!(
+        let announcement = format!(
             "{}, {}x{}, {} {} steps, guidance {}, {}, cache {}, {seed}",
             self.work.model.name,
             recipe.width,
@@ -99,7 +123,13 @@ impl<'a> Session<'a> {
             recipe.guidance_scale,
             recipe.dtype,
             recipe.cache
-        ));
+        );
+        // Where nobody waits for it, it comes with the first picture: a run that fails says one line, its error.
+        if self.console.wants_progress() {
+            self.console.note(&announcement);
+        } else {
+            self.announcement = Some(announcement);
+        }
         if self.work.cache_auto {
             self.console.note("cache auto: no policy is validated for this model, sampler, steps and dtype, so all is computed");
         }
@@ -225,6 +255,9 @@ impl<'a> Session<'a> {
     }
 
     fn keep(&mut self, index: usize, mut recipe: Recipe, generated: &GeneratedImage) -> anyhow::Result<()> {
+        if let Some(announcement) = self.announcement.take() {
+            self.console.note(&announcement);
+        }
         if !self.work.cache.is_off() {
             recipe.plan_hash = Some(generated.plan.hash());
         }
