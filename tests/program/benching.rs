@@ -8,7 +8,8 @@ fn a_bench_writes_its_table_plot_and_pictures() {
     folder.write("prompts.txt", "red fox\nblue moon\n");
     let model = tiny_model();
     let policies = "off,interval:n=2,dbcache:threshold=0.1+warmup=2,taylor:n=2,easycache,steps:3";
-    let line = ["bench", "cache", "--prompt-file", "prompts.txt", "--policies", policies, "--seeds", "2", "--steps", "6"];
+    let line =
+        ["bench", "cache", "--prompt-file", "prompts.txt", "--policies", policies, "--seeds", "2", "--steps", "6"];
     let made = folder.run(&[&line[..], &["-m", model.to_str().unwrap(), "-o", "out"]].concat()).succeeded();
     assert!(made.text().contains("| taylor:n=2 |"), "{}", made.text());
     let table: serde_json::Value = serde_json::from_slice(&folder.read("out/table.json")).unwrap();
@@ -18,7 +19,9 @@ fn a_bench_writes_its_table_plot_and_pictures() {
         assert!(names.contains(&policy), "{policy}: {names:?}");
     }
     for row in rows {
-        for key in ["seconds_per_image", "speedup", "computed_share", "flops_share", "psnr", "ssim", "rel_l2", "feature_bytes"] {
+        for key in
+            ["seconds_per_image", "speedup", "computed_share", "flops_share", "psnr", "ssim", "rel_l2", "feature_bytes"]
+        {
             assert!(row[key].is_number(), "{key}: {row}");
         }
         assert_eq!(row["images"], 4);

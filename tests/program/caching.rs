@@ -47,7 +47,8 @@ fn options_are_spelled_apart_or_together() {
     let folder = Folder::new();
     tiny(&folder, &["--cache", "taylor:n=3+order=2", "-o", "a.png"]).succeeded();
     tiny(&folder, &["--cache", "taylor", "--cache-option", "n=3,order=2", "-o", "b.png"]).succeeded();
-    tiny(&folder, &["--cache", "taylor", "--cache-option", "n=3", "--cache-option", "order=2", "-o", "c.png"]).succeeded();
+    tiny(&folder, &["--cache", "taylor", "--cache-option", "n=3", "--cache-option", "order=2", "-o", "c.png"])
+        .succeeded();
     assert_eq!(folder.read("a.png"), folder.read("b.png"));
     assert_eq!(folder.read("a.png"), folder.read("c.png"));
 }

@@ -7,7 +7,8 @@ fn a_picture_says_how_it_was_made_and_is_made_again_byte_for_byte() {
     let folder = Folder::new();
     let prompt = "a \"fox\", red: 100 %\nwith\ttabs \u{1F98A} \u{e9}";
     let line = ["-p", prompt, "-n", "blue", "--cache", "taylor:n=2", "--dtype", "bf16", "--cfg-scale", "3.3"];
-    tiny(&folder, &[&line[..], &["--sampling-method", "euler", "-H", "32", "--rng", "torch", "-o", "x.png"]].concat()).succeeded();
+    tiny(&folder, &[&line[..], &["--sampling-method", "euler", "-H", "32", "--rng", "torch", "-o", "x.png"]].concat())
+        .succeeded();
     let model = tiny_model();
     let again = ["gen", "image", "--from", "x.png", "-m", model.to_str().unwrap(), "-t", "1"];
     folder.run(&[&again[..], &["-o", "y.png"]].concat()).succeeded();
@@ -57,12 +58,16 @@ fn info_reads_the_metadata() {
     for expected in ["a red fox", "seed            7", "sampler         ddim", "pixart-learned-sigma"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    let json: serde_json::Value = serde_json::from_str(&folder.run(&["info", "--json", "x.png"]).succeeded().text()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&folder.run(&["info", "--json", "x.png"]).succeeded().text()).unwrap();
     assert_eq!(json["refrain"]["seed"], 7);
     assert_eq!(json["parameters"]["settings"]["Steps"], "6");
     assert_eq!(json["parameters"]["prompt"], "a red fox");
     let kept = json["refrain"].as_object().unwrap();
-    assert!(kept.keys().all(|key| !key.contains("time") && !key.contains("thread") && !key.contains("path")), "{kept:?}");
+    assert!(
+        kept.keys().all(|key| !key.contains("time") && !key.contains("thread") && !key.contains("path")),
+        "{kept:?}"
+    );
     folder.write("note.txt", "no picture");
     folder.run(&["info", "note.txt"]).refused(2);
     folder.run(&["info", "missing.png"]).refused(2);
@@ -71,7 +76,9 @@ fn info_reads_the_metadata() {
 #[test]
 fn a_dumped_settings_file_reproduces_the_call() {
     let folder = Folder::new();
-    let dumped = tiny(&folder, &["-s", "-1", "--cache", "taylor", "--cfg-scale", "2.5", "-o", "x.png", "--dump-config"]).succeeded();
+    let dumped =
+        tiny(&folder, &["-s", "-1", "--cache", "taylor", "--cfg-scale", "2.5", "-o", "x.png", "--dump-config"])
+            .succeeded();
     assert_eq!(folder.names(), Vec::<String>::new(), "a dump makes nothing");
     folder.write("c.toml", dumped.text());
     folder.run(&["gen", "image", "--config", "c.toml"]).succeeded();
@@ -95,7 +102,8 @@ fn a_settings_file_with_an_unknown_key_is_refused() {
 #[test]
 fn events_are_one_json_object_a_line() {
     let folder = Folder::new();
-    let made = tiny(&folder, &["-b", "2", "--json", "--cache", "interval", "--cache-report", "-o", "x.png"]).succeeded();
+    let made =
+        tiny(&folder, &["-b", "2", "--json", "--cache", "interval", "--cache-report", "-o", "x.png"]).succeeded();
     let events = made.events();
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!((names[0], names[names.len() - 1]), ("start", "done"));

@@ -89,13 +89,9 @@ fn outputs_that_cannot_be_written() {
     let folder = Folder::new();
     folder.write("file", "");
     std::fs::create_dir(folder.path("dir.png")).unwrap();
-    for (output, code, expected) in [
-        ("file/x.png", 3, "file"),
-        ("x.bmp", 2, ".bmp"),
-        ("%d-%d.png", 2, "%d"),
-        ("%s.png", 2, "%d"),
-        ("", 2, "empty"),
-    ] {
+    for (output, code, expected) in
+        [("file/x.png", 3, "file"), ("x.bmp", 2, ".bmp"), ("%d-%d.png", 2, "%d"), ("%s.png", 2, "%d"), ("", 2, "empty")]
+    {
         let line = tiny(&folder, &["-o", output]);
         assert!(line.refused(code).contains(expected), "{output}: {}", line.stderr);
     }
@@ -154,7 +150,8 @@ fn with_tensor(change: impl Fn(&str, TensorView<'_>) -> Option<(Dtype, Vec<usize
             kept.push((name, (view.dtype(), view.shape().to_vec(), view.data().to_vec())));
         }
     }
-    let views = kept.iter().map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views =
+        kept.iter().map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     (victim, safetensors::serialize(views, None).unwrap())
 }
 
@@ -236,7 +233,8 @@ fn too_little_memory_is_found_out_before_it_is_gone() {
     let folder = Folder::new();
     let program = assert_cmd::cargo::cargo_bin!("refrain");
     let line = "ulimit -v 4194304; exec \"$0\" gen image -p fox -W 8192 -H 8192 -o x.png";
-    let output = std::process::Command::new("sh").args(["-c", line]).arg(program).current_dir(folder.path("")).output().unwrap();
+    let output =
+        std::process::Command::new("sh").args(["-c", line]).arg(program).current_dir(folder.path("")).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{stderr}");
     assert!(stderr.contains("memory") && stderr.lines().count() == 1, "{stderr}");

@@ -96,7 +96,12 @@ fn base_request(options: &BenchCacheOptions) -> anyhow::Result<ImageRequest> {
     })
 }
 
-fn setting(options: &BenchCacheOptions, pipeline: &Pipeline, model: &NamedModel, prompts: usize) -> anyhow::Result<Setting> {
+fn setting(
+    options: &BenchCacheOptions,
+    pipeline: &Pipeline,
+    model: &NamedModel,
+    prompts: usize,
+) -> anyhow::Result<Setting> {
     let request = base_request(options)?;
     let (height, width) = pipeline.default_size();
     let sampler = match request.sampler {
@@ -130,7 +135,10 @@ fn show(bench: &Bench<'_>, table: Table, console: &Console, folder: Option<&Path
         output::write_file(&folder.join("table.json"), &json)?;
         plot::speed_harm(&table).save(&folder.join("plot.png"))?;
         refrain_media::save_picture(&folder.join("pictures.png"), &plot::pictures(&table, bench.samples())?)?;
-        console.note(&format!("wrote table.md, table.csv, table.json, plot.png and pictures.png into {}", folder.display()));
+        console.note(&format!(
+            "wrote table.md, table.csv, table.json, plot.png and pictures.png into {}",
+            folder.display()
+        ));
     }
     console.event(&Event::Table { table: serde_json::to_value(&table)? })?;
     console.result(&table.markdown())

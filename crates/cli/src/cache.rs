@@ -60,7 +60,8 @@ impl CacheChoice {
     /// A damaged text (exit 2).
     pub(crate) fn embedded(text: &str) -> anyhow::Result<Self> {
         let damaged = |why: String| usage(format!("the plan inside the picture is damaged: {why}"));
-        let packed = base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| damaged(error.to_string()))?;
+        let packed =
+            base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| damaged(error.to_string()))?;
         let mut bytes = Vec::new();
         flate2::read::ZlibDecoder::new(packed.as_slice())
             .take(LARGEST_EMBEDDED_PLAN)
@@ -127,7 +128,8 @@ impl CacheChoice {
         };
         let budget = (self.checks > 0).then_some(self.error_budget as f32);
         let guard = Guard { error_budget: budget, ..Guard::default() };
-        let context = Context::new(policy, guard, header.clone()).map_err(|error| usage(format!("--cache: {error}")))?;
+        let context =
+            Context::new(policy, guard, header.clone()).map_err(|error| usage(format!("--cache: {error}")))?;
         Ok(context.with_drift(self.measure_drift).with_check(CheckOptions { count: self.checks, seed }))
     }
 }

@@ -16,7 +16,8 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| usage(format!("cannot read settings file {}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text.bytes().take(span.start).filter(|&byte| byte == b'\n').count() + 1);
+        let line =
+            error.span().map_or(1, |span| text.bytes().take(span.start).filter(|&byte| byte == b'\n').count() + 1);
         usage(format!("settings file {}, line {line}: {}", path.display(), error.message()))
     })
 }

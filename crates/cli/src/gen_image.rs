@@ -65,7 +65,9 @@ fn make(work: &Work, console: Console) -> anyhow::Result<()> {
 fn load(work: &Work) -> anyhow::Result<Pipeline> {
     if let Some((path, _)) = work.expected_model.as_ref().filter(|_| !work.model_given) {
         let path = path.display();
-        return Err(usage(format!("{path} was made with a model folder, not the built-in model: give it with -m FOLDER (refrain info {path})")));
+        return Err(usage(format!(
+            "{path} was made with a model folder, not the built-in model: give it with -m FOLDER (refrain info {path})"
+        )));
     }
     let pipeline = Pipeline::load(&work.model.source, LoadOptions { precision: work.precision })
         .with_context(|| format!("model {}", work.model.name))?;
@@ -73,7 +75,9 @@ fn load(work: &Work) -> anyhow::Result<Pipeline> {
         && pipeline.fingerprint()? != hash
     {
         let (path, name) = (path.display(), &work.model.name);
-        return Err(usage(format!("{path} was made with another model than {name}: give the one it names with -m (refrain info {path})")));
+        return Err(usage(format!(
+            "{path} was made with another model than {name}: give the one it names with -m (refrain info {path})"
+        )));
     }
     Ok(pipeline)
 }

@@ -18,7 +18,9 @@ pub(crate) fn run(options: &InspectOptions) -> anyhow::Result<()> {
     let is_model = subject == Path::new(builtin::NAME) || subject.is_dir();
     if !is_model && !subject.exists() {
         let shown = subject.display();
-        return Err(usage(format!("{shown}: no such model folder or plan file; `refrain inspect builtin` shows the built-in model")));
+        return Err(usage(format!(
+            "{shown}: no such model folder or plan file; `refrain inspect builtin` shows the built-in model"
+        )));
     }
     if !is_model {
         return plan::show(options);

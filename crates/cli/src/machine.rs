@@ -54,7 +54,9 @@ pub(crate) fn cores() -> usize {
 /// Name of the processor, for people who compare figures.
 pub(crate) fn processor() -> String {
     let named = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        text.lines().find_map(|line| line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned()))
+        text.lines().find_map(|line| {
+            line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
+        })
     });
     named.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
@@ -68,7 +70,9 @@ pub(crate) fn require_memory(needed: u64, what: &str) -> anyhow::Result<()> {
     match available_memory() {
         Some(available) if needed > available => {
             let (needed, available) = (indicatif::HumanBytes(needed), indicatif::HumanBytes(available));
-            Err(resources(format!("{what} needs about {needed} of memory, and {available} can be had: make it smaller")))
+            Err(resources(format!(
+                "{what} needs about {needed} of memory, and {available} can be had: make it smaller"
+            )))
         }
         _ => Ok(()),
     }

@@ -83,7 +83,10 @@ impl Recipe {
     pub(crate) fn read(path: &Path) -> anyhow::Result<(Self, Metadata)> {
         let metadata = Metadata::load(path).map_err(usage_because)?;
         let text = metadata.get(REFRAIN_KEY).ok_or_else(|| {
-            usage(format!("{}: no text `{REFRAIN_KEY}` in it: only pictures that refrain made can be made again", path.display()))
+            usage(format!(
+                "{}: no text `{REFRAIN_KEY}` in it: only pictures that refrain made can be made again",
+                path.display()
+            ))
         })?;
         let recipe = serde_json::from_str(text)
             .map_err(|error| usage(format!("{}: its text `{REFRAIN_KEY}` is damaged: {error}", path.display())))?;

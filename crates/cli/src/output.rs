@@ -73,7 +73,9 @@ impl Destination {
     /// A folder that cannot be made or written (exit 3), a name that is a folder's (exit 2).
     pub(crate) fn prepare(&self, count: usize) -> anyhow::Result<()> {
         match self {
-            Self::Stdout if count > 1 => Err(usage("-o - takes one picture: name files with a pattern such as -o fox-%03d.png")),
+            Self::Stdout if count > 1 => {
+                Err(usage("-o - takes one picture: name files with a pattern such as -o fox-%03d.png"))
+            }
             Self::Stdout => Ok(()),
             Self::Folder(folder) => prepare_folder(folder),
             Self::Named(pattern, _) => prepare_file(&pattern.path(0, if self.holds_all() { 1 } else { count })),
@@ -171,9 +173,12 @@ fn with_format(path: &Path) -> anyhow::Result<(PathBuf, Format)> {
         return Ok((path.to_path_buf(), png));
     }
     match path.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("safetensors") => Ok((path.to_path_buf(), Format::Safetensors)),
+        Some(extension) if extension.eq_ignore_ascii_case("safetensors") => {
+            Ok((path.to_path_buf(), Format::Safetensors))
+        }
         Some(_) => {
-            let format = PictureFormat::from_path(path).map_err(|error| usage(format!("-o {error} (or .safetensors for tensors)")))?;
+            let format = PictureFormat::from_path(path)
+                .map_err(|error| usage(format!("-o {error} (or .safetensors for tensors)")))?;
             Ok((path.to_path_buf(), Format::Picture(format)))
         }
         None => {

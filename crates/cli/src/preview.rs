@@ -41,7 +41,11 @@ impl PreviewRequest {
     ///
     /// # Errors
     /// An interval of 0, a file that is no PNG, or a place to show without something to show (exit 2).
-    pub(crate) fn parse(mode: Option<&str>, interval: Option<usize>, path: Option<PathBuf>) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn parse(
+        mode: Option<&str>,
+        interval: Option<usize>,
+        path: Option<PathBuf>,
+    ) -> anyhow::Result<Option<Self>> {
         let mode = match mode.unwrap_or("none") {
             "none" if path.is_some() || interval.is_some() => {
                 return Err(usage("--preview-path and --preview-interval need --preview proj or --preview vae"));
@@ -74,7 +78,8 @@ pub(crate) struct Previewer {
 impl Previewer {
     /// A previewer; the terminal is used when stderr is one.
     pub(crate) fn new(request: PreviewRequest, console: &Console) -> Self {
-        let protocol = if console.wants_progress() { terminal::detect(|name| std::env::var(name).ok()) } else { Protocol::None };
+        let protocol =
+            if console.wants_progress() { terminal::detect(|name| std::env::var(name).ok()) } else { Protocol::None };
         Self { request, protocol, projection: None, rows_shown: 0 }
     }
 

@@ -36,7 +36,8 @@ impl Progress {
     /// One step is done: how long it took, and the share of sites reused or forecast so far (`None`: cache off).
     pub(crate) fn step(&self, done: usize, seconds: f64, reused_share: Option<f64>) {
         let unit = self.unit;
-        let pace = if seconds >= 1.0 { format!("{seconds:.2} s/{unit}") } else { format!("{:.0} ms/{unit}", seconds * 1e3) };
+        let pace =
+            if seconds >= 1.0 { format!("{seconds:.2} s/{unit}") } else { format!("{:.0} ms/{unit}", seconds * 1e3) };
         let cache = reused_share.map(|share| format!("  cache {:.0} %", share * 100.0)).unwrap_or_default();
         self.bar.set_message(format!("{pace}{cache}"));
         self.bar.set_position(done as u64);

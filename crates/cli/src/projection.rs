@@ -114,8 +114,8 @@ mod tests {
         let latents = Tensor::from_vec(values, (1, 2, 4, 4), &Device::Cpu).unwrap();
         let (first, second) = (latents.narrow(1, 0, 1).unwrap(), latents.narrow(1, 1, 1).unwrap());
         let red = (&first + 0.5).unwrap();
-        let green = (&second * 0.5 + 0.5).unwrap();
-        let blue = ((&first - &second).unwrap() * 0.5 + 0.5).unwrap();
+        let green = second.affine(0.5, 0.5).unwrap();
+        let blue = (&first - &second).unwrap().affine(0.5, 0.5).unwrap();
         let image = Tensor::cat(&[&red, &green, &blue], 1).unwrap().upsample_nearest2d(8, 8).unwrap();
         let picture = LatentProjection::fit(&latents, &image).unwrap().picture(&latents).unwrap();
         let expected = image.avg_pool2d(2).unwrap().flatten_from(2).unwrap().squeeze(0).unwrap();

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use refrain_cache::Plan;
 use refrain_pipeline::{ImageRequest, LoadOptions, Pipeline};
+use refrain_train::TrainError;
 use refrain_train::on_pipeline::{Cost, site_costs, subject};
 use refrain_train::router::{Proxy, THRESHOLD};
 use refrain_train::sdt::{self, Settings, State};
 use refrain_train::steps::{self, StepSearch};
 use refrain_train::subject::Subject;
-use refrain_train::TrainError;
 
 use crate::builtin::NamedModel;
 use crate::errors::{interrupted, usage, usage_because};
@@ -23,7 +23,14 @@ use crate::{interrupt, machine, output};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TrainRouterOptions {
     /// Share of a full run that may compute, 0 to 1; several, joined by commas, give one plan each
-    #[arg(long, alias = "budgets", value_name = "SHARE", value_delimiter = ',', default_value = "0.5", help_heading = "Router")]
+    #[arg(
+        long,
+        alias = "budgets",
+        value_name = "SHARE",
+        value_delimiter = ',',
+        default_value = "0.5",
+        help_heading = "Router"
+    )]
     pub(crate) budget: Vec<f64>,
     /// What is learned: which whole steps compute, with a forecast of the others, or a score for each step and part of a
     /// block (HarmoniCa)
@@ -42,7 +49,13 @@ pub(crate) struct TrainRouterOptions {
     #[arg(long, value_enum, default_value_t = CostUnit::Time, help_heading = "Router")]
     pub(crate) cost: CostUnit,
     /// Where to write: a plan file, or with several budgets a pattern with `{budget}`
-    #[arg(short, long, value_name = "FILE", default_value = "router-{budget}.plan.safetensors", help_heading = "Router")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "router-{budget}.plan.safetensors",
+        help_heading = "Router"
+    )]
     pub(crate) output: String,
     /// Prompts to train on, one a line
     #[arg(long, value_name = "FILE", help_heading = "Run")]
@@ -135,7 +148,9 @@ fn outputs(options: &TrainRouterOptions) -> anyhow::Result<Vec<PathBuf>> {
         return Err(usage(format!("--budget must be above 0 and at most 1, got {bad}")));
     }
     if options.budget.len() > 1 && !options.output.contains("{budget}") {
-        return Err(usage("-o: several budgets need a name with {budget}, for example router-{budget}.plan.safetensors"));
+        return Err(usage(
+            "-o: several budgets need a name with {budget}, for example router-{budget}.plan.safetensors",
+        ));
     }
     let name = |budget: &f64| PathBuf::from(options.output.replace("{budget}", &budget.to_string()));
     Ok(options.budget.iter().map(name).collect())

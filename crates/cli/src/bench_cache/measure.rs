@@ -174,7 +174,13 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn note(&mut self, index: usize, round: usize, (prompt, _, seed): &Item, image: &GeneratedImage) -> anyhow::Result<()> {
+    fn note(
+        &mut self,
+        index: usize,
+        round: usize,
+        (prompt, _, seed): &Item,
+        image: &GeneratedImage,
+    ) -> anyhow::Result<()> {
         let Some(entry) = self.entries.get_mut(index) else { return Ok(()) };
         let seconds = image.seconds.denoise;
         entry.seconds.push(seconds);
@@ -229,7 +235,9 @@ fn spared(plan: &Plan, step: usize, costs: &[(Site, f64)], whole: f64) -> f64 {
 fn similarity(reference: &GeneratedImage, image: &GeneratedImage) -> anyhow::Result<f64> {
     let (_, _, height, width) = image.image.dims4()?;
     if height.min(width) < SSIM_WINDOW {
-        return Err(usage(format!("pictures of {width}x{height} are too small to compare: at least {SSIM_WINDOW} pixels a side")));
+        return Err(usage(format!(
+            "pictures of {width}x{height} are too small to compare: at least {SSIM_WINDOW} pixels a side"
+        )));
     }
     Ok(middle(&batch::ssim(&reference.image, &image.image)?))
 }

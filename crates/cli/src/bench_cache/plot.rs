@@ -24,7 +24,10 @@ pub(crate) fn speed_harm(table: &Table) -> SpeedHarmPlot {
         }
     }
     let setting = &table.setting;
-    let title = format!("{}, {} {} steps, {}, {} cores", setting.model, setting.sampler, setting.steps, setting.dtype, setting.cores);
+    let title = format!(
+        "{}, {} {} steps, {}, {} cores",
+        setting.model, setting.sampler, setting.steps, setting.dtype, setting.cores
+    );
     SpeedHarmPlot { title, families }
 }
 

@@ -177,6 +177,10 @@ mod tests {
         let table = Table { setting: Setting::default(), rows: vec![row.clone(), row] };
         assert_eq!(table.csv().lines().count(), 3);
         assert_eq!(table.csv().lines().next().map(|line| line.split(',').count()), Some(13));
-        assert!(table.markdown().contains("| taylor:n=2 | 0.300 (0.290\u{2013}0.330) | 1.50\u{d7} |"), "{}", table.markdown());
+        assert!(
+            table.markdown().contains("| taylor:n=2 | 0.300 (0.290\u{2013}0.330) | 1.50\u{d7} |"),
+            "{}",
+            table.markdown()
+        );
     }
 }

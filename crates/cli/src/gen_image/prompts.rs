@@ -25,7 +25,8 @@ pub(crate) fn collect(flags: &[String], file: Option<&Path>) -> anyhow::Result<V
     }
     if let Some(path) = file {
         let shown = path.display().to_string();
-        let opened = std::fs::File::open(path).map_err(|error| usage(format!("cannot read prompts from {shown}: {error}")))?;
+        let opened =
+            std::fs::File::open(path).map_err(|error| usage(format!("cannot read prompts from {shown}: {error}")))?;
         prompts.extend(lines(&read(opened, &shown)?));
     }
     if prompts.is_empty() {
@@ -65,7 +66,10 @@ pub(crate) fn check_characters(what: &str, prompt: &str) -> anyhow::Result<()> {
 fn read(source: impl std::io::Read, name: &str) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let limit = MOST_BYTES as u64 + 1;
-    source.take(limit).read_to_end(&mut bytes).map_err(|error| usage(format!("cannot read prompts from {name}: {error}")))?;
+    source
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| usage(format!("cannot read prompts from {name}: {error}")))?;
     if bytes.len() > MOST_BYTES {
         return Err(usage(format!("{name} is larger than {MOST_BYTES} bytes: not a list of prompts")));
     }

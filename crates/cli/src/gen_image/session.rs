@@ -44,7 +44,12 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// A size or sampler that the model cannot do, noise that does not fit (exit 2).
-    pub(crate) fn begin(work: &'a Work, pipeline: &'a Pipeline, console: Console, started: Instant) -> anyhow::Result<Self> {
+    pub(crate) fn begin(
+        work: &'a Work,
+        pipeline: &'a Pipeline,
+        console: Console,
+        started: Instant,
+    ) -> anyhow::Result<Self> {
         let noise = match &work.latents {
             Some(path) => tensors::read_latents(path, work.count())?,
             None => Vec::new(),
@@ -78,7 +83,10 @@ impl<'a> Session<'a> {
         let widest = sites.iter().map(|info| info.output_values).max().unwrap_or(0);
         let decoding = height.saturating_mul(width).saturating_mul(channels);
         let values = decoding.saturating_mul(LIVE_IN_DECODER).max(widest.saturating_mul(2 * LIVE_IN_DENOISER));
-        machine::require_memory(values.saturating_mul(size_of::<f32>()) as u64, &format!("a picture of {width}x{height}"))
+        machine::require_memory(
+            values.saturating_mul(size_of::<f32>()) as u64,
+            &format!("a picture of {width}x{height}"),
+        )
     }
 
     /// Says which texts the model reads only in part; the picture is made all the same.
@@ -131,7 +139,9 @@ impl<'a> Session<'a> {
             self.announcement = Some(announcement);
         }
         if self.work.cache_auto {
-            self.console.note("cache auto: no policy is validated for this model, sampler, steps and dtype, so all is computed");
+            self.console.note(
+                "cache auto: no policy is validated for this model, sampler, steps and dtype, so all is computed",
+            );
         }
         let seconds = self.started.elapsed().as_secs_f64();
         self.console.detail(&format!("loaded in {seconds:.3} s; model {}", recipe.model_hash));
@@ -282,7 +292,13 @@ impl<'a> Session<'a> {
         self.say_done(index, &recipe, generated, path)
     }
 
-    fn say_done(&self, index: usize, recipe: &Recipe, generated: &GeneratedImage, path: Option<PathBuf>) -> anyhow::Result<()> {
+    fn say_done(
+        &self,
+        index: usize,
+        recipe: &Recipe,
+        generated: &GeneratedImage,
+        path: Option<PathBuf>,
+    ) -> anyhow::Result<()> {
         let seconds = generated.seconds;
         let shown = path.map(|path| path.display().to_string()).unwrap_or_default();
         if !shown.is_empty() && shown != "-" {
@@ -306,7 +322,12 @@ impl<'a> Session<'a> {
     }
 
     /// Writes a picture under its name, or keeps its tensors for the file that holds all. `None`: not written yet.
-    fn write_picture(&mut self, index: usize, recipe: &Recipe, generated: &GeneratedImage) -> anyhow::Result<Option<PathBuf>> {
+    fn write_picture(
+        &mut self,
+        index: usize,
+        recipe: &Recipe,
+        generated: &GeneratedImage,
+    ) -> anyhow::Result<Option<PathBuf>> {
         let destination = &self.work.destination;
         let bytes = match destination.format() {
             Format::Picture(format) => self.encoded(format, recipe, generated)?,
@@ -404,7 +425,8 @@ impl<'a> Watcher<'a> {
             seconds: report.seconds,
             reused_share: reused.unwrap_or(0.0),
         })?;
-        let Some(previewer) = self.previewer.as_mut().filter(|previewer| previewer.is_due(report.index, report.count)) else {
+        let Some(previewer) = self.previewer.as_mut().filter(|previewer| previewer.is_due(report.index, report.count))
+        else {
             return Ok(());
         };
         let decode = |latents: &Tensor| Ok(self.pipeline.autoencoder().decode(latents)?);
@@ -422,7 +444,9 @@ fn of_the_call(error: refrain_pipeline::PipelineError) -> anyhow::Error {
     use refrain_samplers::Error as S;
     match &error {
         E::Size { .. } | E::Request { .. } => usage(error.to_string()),
-        E::Sampler(S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. }) => usage(error.to_string()),
+        E::Sampler(S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. }) => {
+            usage(error.to_string())
+        }
         _ => anyhow::Error::new(error),
     }
 }

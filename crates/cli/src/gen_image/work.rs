@@ -129,7 +129,12 @@ impl Work {
             model_given: settings.model.is_some(),
             expected_model: from.and_then(|(recipe, _)| Some((settings.from.clone()?, recipe.model_hash.clone()))),
             expected_latents: from.and_then(|(recipe, _)| recipe.latents_hash.clone()),
-            precision: settings.dtype.as_deref().unwrap_or("f32").parse().map_err(|error: refrain_ops::OpsError| usage_because(error))?,
+            precision: settings
+                .dtype
+                .as_deref()
+                .unwrap_or("f32")
+                .parse()
+                .map_err(|error: refrain_ops::OpsError| usage_because(error))?,
             seed: seed(settings.seed.unwrap_or(-1))?,
             rng: word(settings.rng.as_deref())?.unwrap_or_default(),
             latents: settings.latents.clone(),
@@ -142,7 +147,8 @@ impl Work {
             eta: eta(settings.eta.unwrap_or(0.0))?,
             cache,
             cache_auto: settings.cache.as_deref() == Some("auto"),
-            cache_check: (checks > 0).then_some((checks, settings.cache_budget.unwrap_or(crate::cache::DEFAULT_BUDGET))),
+            cache_check: (checks > 0)
+                .then_some((checks, settings.cache_budget.unwrap_or(crate::cache::DEFAULT_BUDGET))),
             cache_report,
             emit_plan: settings.emit_plan.as_deref().map(OutputPattern::parse).transpose().map_err(usage_because)?,
             preview: PreviewRequest::parse(
@@ -224,7 +230,9 @@ impl Recipe {
 fn choose_cache(settings: &GenImageOptions, from: Option<&(Recipe, Metadata)>) -> anyhow::Result<CacheChoice> {
     if settings.cache.as_deref() == Some("plan") {
         let text = from.and_then(|(_, metadata)| metadata.get(PLAN_KEY));
-        return CacheChoice::embedded(text.ok_or_else(|| usage("--cache plan: name the plan file itself, --cache FILE"))?);
+        return CacheChoice::embedded(
+            text.ok_or_else(|| usage("--cache plan: name the plan file itself, --cache FILE"))?,
+        );
     }
     CacheChoice::parse(settings.cache.as_deref(), &settings.cache_option)
 }
@@ -237,7 +245,10 @@ fn batch(settings: &GenImageOptions) -> anyhow::Result<Vec<String>> {
     }
     let prompts = prompts::collect(&settings.prompt, settings.prompt_file.as_deref())?;
     if prompts.len().saturating_mul(repeats) > MOST_PICTURES {
-        return Err(usage(format!("{} prompts times --batch-count {repeats} is more than {MOST_PICTURES} pictures", prompts.len())));
+        return Err(usage(format!(
+            "{} prompts times --batch-count {repeats} is more than {MOST_PICTURES} pictures",
+            prompts.len()
+        )));
     }
     Ok(prompts.into_iter().flat_map(|prompt| std::iter::repeat_n(prompt, repeats)).collect())
 }
@@ -248,7 +259,8 @@ fn seed(asked: i64) -> anyhow::Result<u64> {
         Ok(seed) => Ok(seed),
         Err(_) => {
             let mut bytes = [0; 4];
-            getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the system gives no random seed: {error}; use --seed"))?;
+            getrandom::fill(&mut bytes)
+                .map_err(|error| anyhow::anyhow!("the system gives no random seed: {error}; use --seed"))?;
             Ok(u64::from(u32::from_le_bytes(bytes)))
         }
     }
@@ -260,7 +272,11 @@ fn guidance(scale: f64) -> anyhow::Result<f64> {
 }
 
 fn eta(share: f64) -> anyhow::Result<f64> {
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(usage(format!("--eta must be between 0 and 1, got {share}"))) }
+    if (0.0..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err(usage(format!("--eta must be between 0 and 1, got {share}")))
+    }
 }
 
 /// A word that a sampler type knows.

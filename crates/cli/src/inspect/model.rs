@@ -35,7 +35,9 @@ pub(crate) fn show(options: &InspectOptions) -> anyhow::Result<()> {
         latents: (denoiser.latent_channels(), shape.height, shape.width),
         tokens,
         flops: whole,
-        sampler: pipeline.default_sampler().map_or_else(|_| "none of its own".to_owned(), |sampler| sampler.to_string()),
+        sampler: pipeline
+            .default_sampler()
+            .map_or_else(|_| "none of its own".to_owned(), |sampler| sampler.to_string()),
     };
     let text = if options.json { as_json(&summary, &sites)? } else { for_people(&summary, &sites) };
     writeln!(std::io::stdout().lock(), "{text}")?;
@@ -93,9 +95,21 @@ fn for_people(summary: &Summary<'_>, sites: &[SiteInfo]) -> String {
     let (channels, height, width) = summary.latents;
     let mut lines = vec![
         format!("{} ({}, hash {})", summary.name, summary.class, summary.hash.chars().take(10).collect::<String>()),
-        format!("  denoiser     {}, {} blocks, {} parameters", summary.family, summary.blocks, short(summary.parameters as f64)),
-        format!("  picture      {}x{}, latents {channels}x{height}x{width}, {} text tokens", summary.size.0, summary.size.1, summary.tokens),
-        format!("  evaluation   {}FLOP a row (guidance evaluates two), sampler {}", short(summary.flops as f64), summary.sampler),
+        format!(
+            "  denoiser     {}, {} blocks, {} parameters",
+            summary.family,
+            summary.blocks,
+            short(summary.parameters as f64)
+        ),
+        format!(
+            "  picture      {}x{}, latents {channels}x{height}x{width}, {} text tokens",
+            summary.size.0, summary.size.1, summary.tokens
+        ),
+        format!(
+            "  evaluation   {}FLOP a row (guidance evaluates two), sampler {}",
+            short(summary.flops as f64),
+            summary.sampler
+        ),
         String::new(),
         format!("  {:<22} {:>12} {:>12} {:>7} {:>12}", "site", "parameters", "FLOP", "share", "feature KiB"),
     ];
@@ -111,7 +125,11 @@ fn for_people(summary: &Summary<'_>, sites: &[SiteInfo]) -> String {
         ));
     }
     let cacheable: u64 = sites.iter().map(|info| info.flops).sum();
-    lines.push(format!("  cacheable: {:.1} % of the operations in {} sites", cacheable as f64 / whole * 100.0, sites.len()));
+    lines.push(format!(
+        "  cacheable: {:.1} % of the operations in {} sites",
+        cacheable as f64 / whole * 100.0,
+        sites.len()
+    ));
     lines.join("\n")
 }
 

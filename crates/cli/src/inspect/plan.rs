@@ -21,7 +21,9 @@ pub(crate) fn show(options: &InspectOptions) -> anyhow::Result<()> {
     let plan = Plan::load(&options.subject)?;
     let map = heat_map(&plan);
     if let Some(path) = &options.output {
-        let known = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("svg") || ending.eq_ignore_ascii_case("png"));
+        let known = path
+            .extension()
+            .is_some_and(|ending| ending.eq_ignore_ascii_case("svg") || ending.eq_ignore_ascii_case("png"));
         if !known {
             return Err(usage(format!("--output {}: name a .png or .svg file", path.display())));
         }
