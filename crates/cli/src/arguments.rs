@@ -91,6 +91,7 @@ pub(crate) enum Verb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum GenVerb {
     /// Pictures from text
+    #[command(allow_negative_numbers = true, after_long_help = policies_help())]
     Image(Box<GenImageCall>),
 }
 
@@ -98,6 +99,7 @@ pub(crate) enum GenVerb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchVerb {
     /// Cache policies against each other and against fewer steps
+    #[command(allow_negative_numbers = true, after_long_help = policies_help())]
     Cache(Box<BenchCacheOptions>),
 }
 
@@ -137,4 +139,9 @@ pub(crate) struct InspectOptions {
     /// For a model: height that operations are counted for [default: the model's own]
     #[arg(short = 'H', long, value_name = "PIXELS")]
     pub(crate) height: Option<usize>,
+}
+
+/// The policies with their options, for `--help`.
+fn policies_help() -> String {
+    format!("Cache policies and their options [defaults]:\n\n{}", refrain_cache::policies::help())
 }

@@ -54,7 +54,7 @@ pub(crate) struct GenImageOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<PathBuf>,
     /// Arithmetic of the weights; activations stay f32 [default: f32]
-    #[arg(long, value_parser = PossibleValuesParser::new(names::DTYPES), help_heading = "Model")]
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(names::DTYPES), help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dtype: Option<String>,
     /// Where to compute; only `cpu` in this build [default: cpu]
@@ -66,7 +66,7 @@ pub(crate) struct GenImageOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) threads: Option<usize>,
 
-    /// Where to write: a file (.png or .safetensors), a pattern (`fox-%03d.png`), a folder, or `-` for stdout
+    /// Where to write: a file (.png .jpg .webp, or .safetensors), a pattern (`fox-%03d.png`), a folder, or `-` for stdout
     /// [default: named after the prompt, never over an existing file]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,7 @@ pub(crate) struct GenImageOptions {
     pub(crate) seed: Option<i64>,
     /// Noise generator: `counter` is ours, `torch` is PyTorch's on the CPU, so that a seed gives diffusers' picture
     /// [default: counter]
-    #[arg(long, value_parser = PossibleValuesParser::new(names::GENERATORS), help_heading = "Sampling")]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names::GENERATORS), help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rng: Option<String>,
     /// Start from this noise instead of a seed: key `latents`, unit variance, [n,c,h,w]
@@ -106,11 +106,11 @@ pub(crate) struct GenImageOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cfg_scale: Option<f64>,
     /// Sampler [default: the model's own; ddim for the built-in model]
-    #[arg(long, value_parser = names::sampling_methods(), help_heading = "Sampling")]
+    #[arg(long, value_name = "NAME", value_parser = names::sampling_methods(), help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sampling_method: Option<String>,
     /// Spacing of the noise levels [default: the model's own]
-    #[arg(long, value_parser = names::schedulers(), help_heading = "Sampling")]
+    #[arg(long, value_name = "NAME", value_parser = names::schedulers(), help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduler: Option<String>,
     /// Fresh noise per DDIM step, 0 (none) to 1 (DDPM) [default: 0]
@@ -145,7 +145,7 @@ pub(crate) struct GenImageOptions {
     pub(crate) cache_budget: Option<f64>,
 
     /// Show the picture while it forms: a cheap projection of the latents, or the autoencoder [default: none]
-    #[arg(long, value_parser = names::previews(), help_heading = "Preview")]
+    #[arg(long, value_name = "HOW", value_parser = names::previews(), help_heading = "Preview")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) preview: Option<String>,
     /// Steps between two previews [default: 1]

@@ -265,13 +265,13 @@ impl<'a> Session<'a> {
     }
 
     fn keep(&mut self, index: usize, mut recipe: Recipe, generated: &GeneratedImage) -> anyhow::Result<()> {
-        if let Some(announcement) = self.announcement.take() {
-            self.console.note(&announcement);
-        }
         if !self.work.cache.is_off() {
             recipe.plan_hash = Some(generated.plan.hash());
         }
         let path = self.write_picture(index, &recipe, generated)?;
+        if let Some(announcement) = self.announcement.take() {
+            self.console.note(&announcement);
+        }
         if let Some(pattern) = &self.work.emit_plan {
             let path = pattern.path(index, self.work.count());
             output::write_file(&path, &generated.plan.to_bytes()?)?;
