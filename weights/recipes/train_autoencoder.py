@@ -57,13 +57,15 @@ def main():
     mean = copy.deepcopy(vae).eval()
     vae = vae.to(memory_format=torch.channels_last)
     trained = [p for n, p in vae.named_parameters() if args.part == "both" or n.startswith(args.part)]
+    for p in vae.parameters():
+        p.requires_grad_(any(p is q for q in trained))
     adam = torch.optim.AdamW(trained, lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
     # the half for the log-variance is only fixed at the end; a folder that is gone on from has it fixed already
     begin, saved, step = time.time(), time.time(), 0
     while (done := (time.time() - begin) / 60 / args.minutes) < 1:
-        peak = PEAK * (0.4 if args.start else 1.0)
-        adam.param_groups[0]["lr"] = peak * min(1, (step + 1) / 100) * (1 if done < 0.5 else max(0.02, 2 * (1 - done)))
-        crops = done < 0.5
+        peak = PEAK * (0.2 if args.start else 1.0)
+        adam.param_groups[0]["lr"] = peak * min(1, (step + 1) / 20) * (1 if done < 0.5 else max(0.02, 2 * (1 - done)))
+        crops = done < 0.5 and args.part != "encoder"
         index = train[torch.randint(0, len(train), (24 if crops else 8,))]
         x, z = pixels(images[index]), latents[index].float()
         if crops:
@@ -78,7 +80,11 @@ def main():
         if args.part != "decoder":
             encoded = encoded.float()[:, :32]
             loss = loss + F.mse_loss(encoded, z) + 0.2 * F.l1_loss(encoded, z)
-        if args.part != "encoder":
+        if args.part == "encoder":  # through the resting decoder, so that what it cannot mend counts most
+            with torch.autocast("cpu", torch.bfloat16):
+                around = vae.decoder(encoded.contiguous(memory_format=torch.channels_last))
+            loss = loss + 8 * F.mse_loss(around.float(), x)
+        else:
             decoded = decoded.float()
             loss = loss + F.mse_loss(decoded, x) + F.l1_loss(decoded, x) + outline(decoded, x)
         loss.backward()
@@ -87,8 +93,8 @@ def main():
         adam.zero_grad()
         step += 1
         with torch.no_grad():
-            torch._foreach_lerp_(list(mean.parameters()), list(vae.parameters()), 1 - min(0.998, (1 + step) / (10 + step)))
-            if step % 200 == 0:
+            torch._foreach_lerp_(list(mean.parameters()), list(vae.parameters()), 1 - min(0.998 if args.part == 'both' else 0.98, (1 + step) / (10 + step)))
+            if step % 100 == 0:
                 x, z = pixels(images[held]), latents[held].float()
                 print(f"{(time.time() - begin) / 60:.1f} min, step {step}: decoder {psnr(mean.decoder(z).clamp(-1, 1), x):.2f} dB, "
                       f"round trip {psnr(mean.decoder(mean.encoder(x)[:, :32]).clamp(-1, 1), x):.2f} dB", flush=True)
