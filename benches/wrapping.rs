@@ -27,9 +27,8 @@ fn wrapping(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("wrapping");
     group.sample_size(40).measurement_time(Duration::from_secs(8));
-    let evaluate = |cache: &mut Context| {
-        pipeline.denoiser().denoise(cache, black_box(&both), &[500.0], &conditions).unwrap()
-    };
+    let evaluate =
+        |cache: &mut Context| pipeline.denoiser().denoise(cache, black_box(&both), &[500.0], &conditions).unwrap();
     group.bench_function("context off", |bencher| {
         let mut cache = Context::off();
         bencher.iter(|| evaluate(&mut cache));

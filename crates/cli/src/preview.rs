@@ -72,6 +72,7 @@ pub(crate) struct Previewer {
     request: PreviewRequest,
     protocol: Protocol,
     projection: Option<LatentProjection>,
+    shown: usize,
     rows_shown: u32,
 }
 
@@ -80,7 +81,7 @@ impl Previewer {
     pub(crate) fn new(request: PreviewRequest, console: &Console) -> Self {
         let protocol =
             if console.wants_progress() { terminal::detect(|name| std::env::var(name).ok()) } else { Protocol::None };
-        Self { request, protocol, projection: None, rows_shown: 0 }
+        Self { request, protocol, projection: None, shown: 0, rows_shown: 0 }
     }
 
     /// Whether a preview is due behind step `index` (from 0) of `count`; the last one is left to the picture itself.
@@ -102,11 +103,17 @@ impl Previewer {
         let picture = match self.request.mode {
             PreviewMode::Autoencoder => picture_of(&decode(denoised)?)?,
             PreviewMode::Projection => {
-                let projection = match self.projection.take() {
-                    Some(projection) => projection,
-                    None => fitted(denoised, decode)?,
-                };
-                self.projection.insert(projection).picture(denoised)?
+                self.shown += 1;
+                match self.projection.as_mut() {
+                    None => self.projection = Some(LatentProjection::fit(denoised, &decode(denoised)?)?),
+                    // The fit is refreshed at the 2nd, 4th, 8th, … preview, as the picture gains detail.
+                    Some(projection) if self.shown.is_power_of_two() => {
+                        projection.learn(denoised, &decode(denoised)?)?
+                    }
+                    Some(_) => {}
+                }
+                let projection = self.projection.as_ref().ok_or_else(|| anyhow::anyhow!("no projection"))?;
+                projection.picture(denoised)?
             }
         };
         if let Some(path) = &self.request.path {
@@ -132,12 +139,6 @@ impl Previewer {
         self.rows_shown = preview.rows;
         Ok(())
     }
-}
-
-/// Fits the projection on noise of the latents' own size and scale, which fills the channels better than one picture.
-fn fitted(like: &Tensor, decode: &dyn Fn(&Tensor) -> anyhow::Result<Tensor>) -> anyhow::Result<LatentProjection> {
-    let noise = refrain_samplers::noise::counter(0, like.dims())?;
-    LatentProjection::fit(&noise, &decode(&noise)?)
 }
 
 /// A decoded picture `[1, 3, H, W]` in 0..1 as pixels.

@@ -33,9 +33,9 @@ impl Progress {
         Self { bar, unit }
     }
 
-    /// One step is done: how long it took, and the share of sites reused or forecast so far (`None`: cache off).
+    /// `done` steps are done: how long they took on average, and the share of sites reused or forecast so far (`None`: cache off).
     pub(crate) fn step(&self, done: usize, seconds: f64, reused_share: Option<f64>) {
-        let unit = self.unit;
+        let (unit, seconds) = (self.unit, seconds / done.max(1) as f64);
         let pace =
             if seconds >= 1.0 { format!("{seconds:.2} s/{unit}") } else { format!("{:.0} ms/{unit}", seconds * 1e3) };
         let cache = reused_share.map(|share| format!("  cache {:.0} %", share * 100.0)).unwrap_or_default();

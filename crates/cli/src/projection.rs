@@ -2,7 +2,7 @@
 //!
 //! Tools carry such matrices for the autoencoders that they know. Here the matrix is fitted: one picture's latents are
 //! decoded, the result is averaged down to the latent grid, and ridge-regularised least squares finds the matrix. So it
-//! works for any autoencoder, and costs one decoding instead of one per preview.
+//! works for any autoencoder, and costs a few decodings instead of one per preview.
 
 use candle_core::{DType, Tensor};
 use refrain_media::Picture;
@@ -12,10 +12,13 @@ const RIDGE: f64 = 1e-2;
 /// Colours.
 const COLOURS: usize = 3;
 
-/// `[channel][colour]` weights, the offset last.
+/// The fit, and the samples it rests on.
 #[derive(Debug, Clone)]
 pub(crate) struct LatentProjection {
+    /// `[channel][colour]`, the offset last.
     weights: Vec<[f64; COLOURS]>,
+    /// Sums of the least-squares problem, its right sides behind it.
+    sums: Vec<Vec<f64>>,
 }
 
 impl LatentProjection {
@@ -24,30 +27,40 @@ impl LatentProjection {
     /// # Errors
     /// Shapes that do not belong together.
     pub(crate) fn fit(latents: &Tensor, image: &Tensor) -> anyhow::Result<Self> {
+        let unknowns = latents.dim(1)? + 1;
+        let mut fit = Self { weights: Vec::new(), sums: vec![vec![0.0; unknowns + COLOURS]; unknowns] };
+        fit.learn(latents, image)?;
+        Ok(fit)
+    }
+
+    /// Adds a picture to the fit: early estimates show hardly any detail, later ones do.
+    ///
+    /// # Errors
+    /// Shapes that do not belong together.
+    pub(crate) fn learn(&mut self, latents: &Tensor, image: &Tensor) -> anyhow::Result<()> {
         let (_, channels, height, width) = latents.dims4()?;
         let factor = image.dim(2)? / height.max(1);
-        anyhow::ensure!(factor > 0 && image.dims() == [1, COLOURS, factor * height, factor * width], "shapes differ");
+        let fits = factor > 0 && image.dims() == [1, COLOURS, factor * height, factor * width];
+        anyhow::ensure!(fits && channels + 1 == self.sums.len(), "latents and picture do not belong together");
         let small = image.contiguous()?.avg_pool2d(factor)?;
-        let samples = columns(latents)?;
-        let targets = columns(&small)?;
-        let unknowns = channels + 1;
-        let mut normal = vec![vec![0.0; unknowns + COLOURS]; unknowns];
-        for (sample, target) in samples.iter().zip(&targets) {
+        for (sample, target) in columns(latents)?.iter().zip(columns(&small)?) {
             let known: Vec<f64> = sample.iter().copied().chain([1.0]).collect();
-            for (row, &left) in normal.iter_mut().zip(&known) {
-                let right = known.iter().chain(target);
-                for (cell, &value) in row.iter_mut().zip(right) {
+            for (row, &left) in self.sums.iter_mut().zip(&known) {
+                for (cell, &value) in row.iter_mut().zip(known.iter().chain(&target)) {
                     *cell += left * value;
                 }
             }
         }
-        let power: f64 = samples.iter().flatten().map(|value| value * value).sum::<f64>() / channels.max(1) as f64;
-        for (index, row) in normal.iter_mut().enumerate().take(channels) {
+        let mut system = self.sums.clone();
+        let power =
+            (0..channels).filter_map(|index| self.sums.get(index)?.get(index)).sum::<f64>() / channels.max(1) as f64;
+        for (index, row) in system.iter_mut().enumerate().take(channels) {
             if let Some(cell) = row.get_mut(index) {
                 *cell += RIDGE * power + f64::MIN_POSITIVE;
             }
         }
-        Ok(Self { weights: solve(normal) })
+        self.weights = solve(system);
+        Ok(())
     }
 
     /// Latents `[1, c, h, w]` as a picture of `w`×`h` pixels.

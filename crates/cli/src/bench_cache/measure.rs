@@ -118,7 +118,7 @@ impl<'a> Bench<'a> {
     pub(crate) fn measure(&mut self, items: &[Item], rounds: usize) -> anyhow::Result<bool> {
         let count = self.entries.len();
         let progress = Progress::counting(&self.console, "bench", rounds * items.len() * count, "image");
-        let mut done = 0;
+        let (mut done, mut seconds) = (0, 0.0);
         for round in 0..rounds {
             for (place, item) in items.iter().enumerate() {
                 let mut made: Vec<Option<GeneratedImage>> = vec![None; count];
@@ -126,7 +126,8 @@ impl<'a> Bench<'a> {
                     let index = (turn + place + round) % count;
                     let Some(image) = self.make(index, item)? else { return Ok(false) };
                     done += 1;
-                    progress.step(done, image.seconds.denoise, None);
+                    seconds += image.seconds.total();
+                    progress.step(done, seconds, None);
                     self.note(index, round, item, &image)?;
                     if let Some(slot) = made.get_mut(index) {
                         *slot = Some(image);

@@ -82,7 +82,10 @@ fn heat_map(plan: &Plan) -> HeatMap {
         Planned::Forecast(_) => Cell::Forecast,
         Planned::Covered | Planned::Absent => Cell::Covered,
     };
-    let rows = plan.sites().iter().enumerate().map(|(column, site)| HeatRow {
+    // What encloses other sites and always computes says nothing.
+    let telling = |column: usize| (0..plan.steps()).any(|step| plan.at(step, column).is_skip());
+    let sites = plan.sites().iter().enumerate().filter(|(column, site)| !site.part.encloses() || telling(*column));
+    let rows = sites.map(|(column, site)| HeatRow {
         label: site.to_string(),
         group: usize::from(site.block),
         cells: (0..plan.steps()).map(|step| cell(plan.at(step, column))).collect(),
