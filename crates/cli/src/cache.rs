@@ -8,6 +8,7 @@ use refrain_cache::policies::{self, PolicySpec, Replay};
 use refrain_cache::{CacheError, CheckOptions, Context, Guard, Plan, Policy, RunHeader};
 
 use crate::errors::{usage, usage_because};
+use crate::routers;
 
 /// Sites that `--cache-check` recomputes when it gets no number.
 pub(crate) const DEFAULT_CHECKS: &str = "8";
@@ -29,6 +30,11 @@ pub(crate) struct CacheChoice {
 enum Decider {
     Policy(PolicySpec),
     Plan(Plan),
+    /// The built-in router of the run; without one, `or_off` computes all.
+    Router {
+        budget: f64,
+        or_off: bool,
+    },
 }
 
 impl CacheChoice {
@@ -44,9 +50,9 @@ impl CacheChoice {
                 return Err(usage("--cache-option: a plan file has no options"));
             }
             Decider::Plan(load_plan(Path::new(mode))?)
-        } else if mode == "auto" {
-            // Nothing is chosen that was not validated for the very model, sampler, steps and dtype.
-            Decider::Policy(policies::parse("off").map_err(usage_because)?)
+        } else if let (name @ ("auto" | "router"), inline) = mode.split_once(':').unwrap_or((mode, "")) {
+            let options = if inline.is_empty() { &options } else { inline };
+            Decider::Router { budget: router_budget(name, options)?, or_off: name == "auto" }
         } else {
             let spec = policies::parse_with_options(mode, &options);
             Decider::Policy(spec.map_err(|error| usage(format!("--cache {mode}: {error}")))?)
@@ -100,6 +106,9 @@ impl CacheChoice {
         match &self.decider {
             Decider::Policy(spec) => spec.to_string(),
             Decider::Plan(_) => "plan".to_owned(),
+            Decider::Router { or_off: true, budget } if *budget == routers::AUTO_BUDGET => "auto".to_owned(),
+            Decider::Router { or_off: true, budget } => format!("auto:budget={budget}"),
+            Decider::Router { or_off: false, budget } => format!("router:budget={budget}"),
         }
     }
 
@@ -125,6 +134,16 @@ impl CacheChoice {
         let policy: Box<dyn Policy> = match &self.decider {
             Decider::Policy(spec) => spec.policy(),
             Decider::Plan(plan) => Box::new(Replay::new(plan.clone())),
+            Decider::Router { budget, or_off } => match routers::find(header, *budget) {
+                Some(plan) => Box::new(Replay::new(plan)),
+                None if *or_off => policies::parse("off").map_err(usage_because)?.policy(),
+                None => {
+                    let known = routers::known();
+                    return Err(usage(format!(
+                        "--cache router: none was trained for this run; there are routers for {known}"
+                    )));
+                }
+            },
         };
         let budget = (self.checks > 0).then_some(self.error_budget as f32);
         let guard = Guard { error_budget: budget, ..Guard::default() };
@@ -132,6 +151,17 @@ impl CacheChoice {
             Context::new(policy, guard, header.clone()).map_err(|error| usage(format!("--cache: {error}")))?;
         Ok(context.with_drift(self.measure_drift).with_check(CheckOptions { count: self.checks, seed }))
     }
+}
+
+/// `budget=SHARE` of a router.
+fn router_budget(mode: &str, options: &str) -> anyhow::Result<f64> {
+    if options.is_empty() {
+        return Ok(routers::AUTO_BUDGET);
+    }
+    let budget = options.strip_prefix("budget=").and_then(|text| text.parse::<f64>().ok());
+    budget.filter(|budget| *budget > 0.0 && *budget <= 1.0).ok_or_else(|| {
+        usage(format!("--cache {mode}: unknown option {options:?}; it takes budget=SHARE, above 0 and at most 1"))
+    })
 }
 
 fn load_plan(path: &Path) -> anyhow::Result<Plan> {

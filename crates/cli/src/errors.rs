@@ -82,7 +82,7 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(known) = error.chain().find_map(|cause| cause.downcast_ref::<Classified>()) {
         return known.exit;
     }
-    let scarce = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| is_scarcity(cause));
+    let scarce = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_scarcity);
     if scarce { Exit::Resources } else { Exit::Failed }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn run(call: GenImageCall, verbosity: Verbosity) -> anyhow::Result<()
     work.prepare_outputs()?;
     machine::set_threads(settings.threads)?;
     interrupt::listen();
-    make(&work, console).inspect_err(|error| {
+    machine::in_pool(|| make(&work, console)).inspect_err(|error| {
         let message = crate::errors::one_line(error);
         // Standard output may be what failed.
         let _ = console.event(&Event::Error { message: &message, exit_code: crate::errors::exit_of(error).code() });

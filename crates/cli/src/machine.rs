@@ -98,3 +98,9 @@ fn available_memory() -> Option<u64> {
         (free, left) => free.or(left),
     }
 }
+
+/// Does the work on a thread of the pool: a product that begins there need not wake the pool and wait for it, which
+/// saves some microseconds at each of the thousands of products of a picture.
+pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

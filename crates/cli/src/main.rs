@@ -22,6 +22,7 @@ mod output;
 mod preview;
 mod progress;
 mod projection;
+mod routers;
 mod train_router;
 
 use std::io::Write as _;

@@ -86,7 +86,7 @@ impl Previewer {
 
     /// Whether a preview is due behind step `index` (from 0) of `count`; the last one is left to the picture itself.
     pub(crate) fn is_due(&self, index: usize, count: usize) -> bool {
-        (index + 1) % self.request.interval == 0 && index + 1 < count
+        (index + 1).is_multiple_of(self.request.interval) && index + 1 < count
     }
 
     /// Shows the estimate `denoised` `[1, c, h, w]`; `decode` is the autoencoder, to `[1, 3, H, W]` in 0..1. Gives the

@@ -82,15 +82,14 @@ fn solve_linear(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f6
         let best = (pivot..size).max_by(|&a, &b| matrix[a][pivot].abs().total_cmp(&matrix[b][pivot].abs()))?;
         matrix.swap(pivot, best);
         right.swap(pivot, best);
-        let scale = matrix[pivot][pivot];
+        let leading = matrix[pivot].clone();
+        let scale = leading[pivot];
         if !scale.is_finite() || scale.abs() < f64::MIN_POSITIVE {
             return None;
         }
         for row in pivot + 1..size {
             let factor = matrix[row][pivot] / scale;
-            for column in pivot..size {
-                matrix[row][column] -= factor * matrix[pivot][column];
-            }
+            matrix[row].iter_mut().zip(&leading).skip(pivot).for_each(|(value, lead)| *value -= factor * lead);
             right[row] -= factor * right[pivot];
         }
     }

@@ -96,8 +96,11 @@ pub fn site_costs(pipeline: &Pipeline, request: &ImageRequest, cost: Cost) -> Re
         .collect())
 }
 
+/// Seconds by kind of part, and of a whole trajectory.
+type Measured = (Vec<(&'static str, f64)>, f64);
+
 /// Seconds of each kind of part, and of everything, over one trajectory in full after one to warm up.
-fn seconds(subject: &Subject<'_>) -> Result<(Vec<(&'static str, f64)>, f64), TrainError> {
+fn seconds(subject: &Subject<'_>) -> Result<Measured, TrainError> {
     let trial = (subject.draw)(0)?;
     let mut measured = (Vec::new(), 1.0);
     for _ in 0..2 {

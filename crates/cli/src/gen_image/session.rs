@@ -19,6 +19,7 @@ use crate::metadata::{PLAN_KEY, Recipe};
 use crate::output::{self, Format};
 use crate::preview::{Previewer, picture_of};
 use crate::progress::Progress;
+use crate::routers;
 
 /// Activations of the decoder's widest layer that live at once.
 const LIVE_IN_DECODER: usize = 4;
@@ -138,9 +139,9 @@ impl<'a> Session<'a> {
         } else {
             self.announcement = Some(announcement);
         }
-        if self.work.cache_auto {
+        if self.work.cache_auto && routers::find(&header, routers::AUTO_BUDGET).is_none() {
             self.console.note(
-                "cache auto: no policy is validated for this model, sampler, steps and dtype, so all is computed",
+                "cache auto: no router was trained for this model, sampler, steps and guidance, so all is computed",
             );
         }
         let seconds = self.started.elapsed().as_secs_f64();
@@ -382,6 +383,7 @@ struct Watcher<'a> {
     previewer: Option<Previewer>,
     cached: bool,
     picture: usize,
+    seconds: f64,
     /// An observer can only stop a run; why it did waits here.
     failure: Cell<Option<anyhow::Error>>,
 }
@@ -396,6 +398,7 @@ impl<'a> Watcher<'a> {
             previewer: request.map(|request| Previewer::new(request, &session.console)),
             cached: !session.work.cache.is_off(),
             picture,
+            seconds: 0.0,
             failure: Cell::new(None),
         }
     }
@@ -415,7 +418,8 @@ impl<'a> Watcher<'a> {
         let report = step.step;
         let looked_at = self.console.wants_progress() || self.console.is_json();
         let reused = (self.cached && looked_at).then(|| 1.0 - step.cache.report().computed_share);
-        self.progress.step(report.index + 1, report.seconds, reused);
+        self.seconds += report.seconds;
+        self.progress.step(report.index + 1, self.seconds, reused);
         self.console.event(&Event::Step {
             picture: self.picture,
             step: report.index + 1,

@@ -45,7 +45,7 @@ pub fn read(path: &Path) -> Result<Vec<Vec<f32>>, ImportError> {
 
 fn check_shape(rows: &[Vec<f32>]) -> Result<(), String> {
     let width = rows.first().map_or(0, Vec::len);
-    if width == 0 || width % 2 != 0 || width > MOST_SITES {
+    if width == 0 || !width.is_multiple_of(2) || width > MOST_SITES {
         return Err(format!(
             "{width} logits a row, expected an even number (attention and feed-forward of each block)"
         ));

@@ -10,12 +10,15 @@ use crate::{
     least_squares::{NormalEquations, RIDGE},
 };
 
+/// A step, the steps that it is forecast from, and how many of these count.
+type Forecast = (usize, [usize; 3], usize);
+
 /// Inner products of the model's outputs at all pairs of steps, added up over trials. Every least-squares forecast, its
 /// coefficients and its error, follow from these numbers alone.
 #[derive(Debug)]
 pub struct Gram {
     products: Vec<Vec<f64>>,
-    errors: RefCell<HashMap<(usize, [usize; 3], usize), f64>>,
+    errors: RefCell<HashMap<Forecast, f64>>,
 }
 
 impl Gram {

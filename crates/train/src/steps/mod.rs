@@ -6,6 +6,7 @@
 //! student itself meets, as step-wise denoising training does (HarmoniCa, arXiv 2410.01723, §3.2).
 
 mod gram;
+mod plan;
 mod rollout;
 pub mod schedule;
 
