@@ -4,12 +4,15 @@
 //! A context that is off adds one branch per site, so its time *is* that of the plain forward pass; the policy that
 //! computes everything shows what decisions, timing and storage add when they do happen.
 
+#![allow(clippy::unwrap_used, reason = "a bench that cannot go on fails")]
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+
 use std::hint::black_box;
 use std::time::Duration;
 
 use candle_core::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
-use refrain_cache::{Context, Guard, Step, policies};
+use refrain_cache::{Context, Guard, Site, Step, policies};
 use refrain_pipeline::{ImageRequest, LoadOptions, ModelSource, Pipeline};
 use refrain_samplers::noise;
 
@@ -46,6 +49,18 @@ fn wrapping(criterion: &mut Criterion) {
         });
     });
     group.finish();
+
+    // What the first figure above has over a forward pass without any context: as many questions as an evaluation asks,
+    // with nothing to compute.
+    let sites = 3 * pipeline.denoiser().blocks();
+    criterion.bench_function("asking every site of a context that is off", |bencher| {
+        let mut cache = Context::off();
+        bencher.iter(|| {
+            for block in 0..sites {
+                black_box(cache.run(Site::attention(block), |_| Ok(latents.clone())).unwrap());
+            }
+        });
+    });
 }
 
 criterion_group!(benches, wrapping);

@@ -11,6 +11,8 @@
 //! | `inspection` | `inspect` |
 //! | `benching` | `bench cache` |
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod architecture;
 mod benching;
 mod caching;
