@@ -55,7 +55,11 @@ impl CacheChoice {
             Decider::Router { budget: router_budget(name, options)?, or_off: name == "auto" }
         } else {
             let spec = policies::parse_with_options(mode, &options);
-            Decider::Policy(spec.map_err(|error| usage(format!("--cache {mode}: {error}")))?)
+            let also = "auto, router or a plan file would do as well";
+            Decider::Policy(spec.map_err(|error| match error {
+                CacheError::UnknownPolicy { .. } => usage(format!("--cache {mode}: {error}; {also}")),
+                other => usage(format!("--cache {mode}: {other}")),
+            })?)
         };
         Ok(Self { decider, checks: 0, error_budget: DEFAULT_BUDGET, measure_drift: false })
     }

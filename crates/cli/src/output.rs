@@ -163,6 +163,7 @@ fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::Other => error.to_string(),
+        io::ErrorKind::NotFound => "no file can be made there".to_owned(),
         kind => kind.to_string(),
     }
 }
