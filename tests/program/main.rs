@@ -7,6 +7,7 @@
 //! | `generation` | pictures: batches, threads, outputs, seeds |
 //! | `caching` | policies, plans and reports |
 //! | `records` | metadata, `info`, `--from`, settings files, events |
+//! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
 //! | `inspection` | `inspect` |
 //! | `benching` | `bench cache` |
@@ -21,4 +22,5 @@ mod help;
 mod inspection;
 mod records;
 mod refusals;
+mod routers;
 mod support;
