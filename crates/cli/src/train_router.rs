@@ -121,8 +121,8 @@ pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow:
     let console = Console::new(verbosity, false, false);
     let model = NamedModel::find(Some(&options.model))?;
     let precision = options.dtype.parse().map_err(|error: refrain_ops::OpsError| usage_because(error))?;
-    let pipeline = Pipeline::load(&model.source, LoadOptions { precision })?;
     let request = request(options)?;
+    let pipeline = Pipeline::load(&model.source, LoadOptions { precision })?;
     let cost = if options.cost == CostUnit::Time { Cost::Time } else { Cost::Flops };
     let costs = site_costs(&pipeline, &request, cost)?;
     let subject = subject(&pipeline, &request, &prompts, costs)?;
@@ -160,6 +160,9 @@ fn request(options: &TrainRouterOptions) -> anyhow::Result<ImageRequest> {
     let guidance_scale = options.cfg_scale.unwrap_or(DEFAULT_GUIDANCE);
     if !guidance_scale.is_finite() || guidance_scale < 0.0 {
         return Err(usage(format!("--cfg-scale must be a number of at least 0, got {guidance_scale}")));
+    }
+    if options.steps == Some(0) {
+        return Err(usage("--steps must be at least 1"));
     }
     Ok(ImageRequest {
         steps: options.steps.unwrap_or(DEFAULT_STEPS),

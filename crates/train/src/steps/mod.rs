@@ -167,8 +167,9 @@ fn improve(
 /// Moves of a computed step by one or two; the first and the last stay.
 fn moves(steps: usize) -> impl Iterator<Item = (usize, usize)> {
     (1..steps.saturating_sub(1)).flat_map(move |from| {
-        [from + 1, from.wrapping_sub(1), from + 2, from.wrapping_sub(2)]
+        [Some(from + 1), from.checked_sub(1), Some(from + 2), from.checked_sub(2)]
             .into_iter()
+            .flatten()
             .filter(move |&to| to > 0 && to + 1 < steps)
             .map(move |to| (from, to))
     })
