@@ -3,6 +3,11 @@
 //! Names follow stable-diffusion.cpp. One struct serves both spellings, so that a flag and its key cannot drift apart;
 //! every field is optional, so that "not given" stays distinguishable until flags have been laid over the file.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "clap prints these comments as help, where shapes stand in brackets"
+)]
+
 use std::path::PathBuf;
 
 use clap::Args;
