@@ -13,8 +13,6 @@ convolution in bf16 is the better of the plain layout and channels-last.
 import argparse
 import datetime
 import os
-import subprocess
-import time
 
 # Threads of the peer that spin while refrain has its turn would slow it down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -22,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str
 
 import torch  # noqa: E402
 import torch.nn.functional as functional  # noqa: E402
+
+from turns import Refrain, timed  # noqa: E402
 
 # name, batch, channels in and out, size, kernel, stride, enlarged by two first
 CONVOLUTIONS = [
@@ -56,33 +56,6 @@ OTHERS = [
     ("DiT-XL/2 layer norm + modulate", "layer_norm 2 256 1152", 2 * 4 * 2 * 256 * 1152),
     ("DiT-XL/2 GELU", "gelu 512 4608", 2 * 4 * 512 * 4608),
 ]
-
-
-class Refrain:
-    """The Rust example, one command at a time."""
-
-    def __init__(self, program):
-        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, command):
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        if not answer:
-            raise SystemExit(f"refrain gave no answer to `{command}`")
-        return answer
-
-    def run(self, repetitions):
-        return [float(word) for word in self.ask(f"run {repetitions}").split()]
-
-
-def timed(function, repetitions):
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def convolution(case, dtype):

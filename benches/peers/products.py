@@ -12,12 +12,12 @@ way and writes f32).
 import argparse
 import datetime
 import os
-import subprocess
-import time
 
 os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str(os.cpu_count())))
 
 import torch  # noqa: E402
+
+from turns import Refrain, timed  # noqa: E402
 
 LAYERS = [
     ("DiT-XL/2 qkv", 512, 1152, 3456),
@@ -42,33 +42,6 @@ LAYERS = [
     ("built-in feed-forward in", 128, 256, 1024),
     ("built-in feed-forward out", 128, 1024, 256),
 ]
-
-
-class Refrain:
-    """The Rust example, one command at a time."""
-
-    def __init__(self, program):
-        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, command):
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        if not answer:
-            raise SystemExit(f"refrain gave no answer to `{command}`")
-        return answer
-
-    def run(self, repetitions):
-        return [float(word) for word in self.ask(f"run {repetitions}").split()]
-
-
-def timed(function, repetitions):
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def torch_products(rows, inputs, outputs, dtype):
