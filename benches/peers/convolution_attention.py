@@ -13,6 +13,7 @@ convolution in bf16 is the better of the plain layout and channels-last.
 import argparse
 import datetime
 import os
+import time
 
 # Threads of the peer that spin while refrain has its turn would slow it down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

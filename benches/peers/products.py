@@ -12,6 +12,7 @@ way and writes f32).
 import argparse
 import datetime
 import os
+import time
 
 os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str(os.cpu_count())))
 
