@@ -11,10 +11,10 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 import pair
 from common import COLOURS, LATENT_STD, TOKENS, caption
+from families import family, text_states
 
 
 def work(rank, count, args):
@@ -28,8 +28,9 @@ def work(rank, count, args):
     latents = data["latents"].float() / LATENT_STD
     coarse = torch.cat([F.adaptive_avg_pool2d(latents, 8).flatten(1), 2 * F.adaptive_avg_pool2d(latents, 4).flatten(1)], 1)
     coarse = (coarse - coarse.mean(0)) / coarse.std(0).clamp_min(1e-3)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(f"{args.start}/tokenizer")
-    encoder = T5EncoderModel.from_pretrained(f"{args.start}/text_encoder").float().train()
+    kind = family(args.start)
+    tokenizer = kind.tokenizer(f"{args.start}/tokenizer")
+    encoder = kind.encoder.from_pretrained(f"{args.start}/text_encoder").float().train()
     heads = nn.ModuleList([nn.Linear(256, coarse.shape[1]), nn.Linear(256, len(data["names"])), nn.Linear(256, len(colours))])
     adam = torch.optim.AdamW([dict(params=encoder.parameters(), lr=1.5e-3), dict(params=heads.parameters(), lr=3e-3)], betas=(0.9, 0.98), weight_decay=0.0)
     peaks = [g["lr"] for g in adam.param_groups]
@@ -43,8 +44,7 @@ def work(rank, count, args):
         words = [caption(data, data["owner"][i], data["background"][i], chance) for i in index.tolist()]
         tokens = tokenizer(words, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
         mask = tokens["attention_mask"]
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = encoder(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+        hidden = text_states(kind, encoder, tokens)
         mean = (hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         picture, which, colour = heads[0](mean), heads[1](mean), heads[2](mean)
         full = torch.tensor([bool(w) for w in words])

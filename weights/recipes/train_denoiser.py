@@ -1,6 +1,6 @@
-"""Second stage: the PixArt transformer, with the text encoder at a low rate.
+"""Second stage: the denoising network (PixArt transformer or U-Net), with the text encoder at a low rate.
 
-    train_pixart.py --data emoji.pt --start PIPELINE --text CHECKPOINT --out FOLDER --minutes 100 [--until HH:MM]
+    train_denoiser.py --data emoji.pt --start PIPELINE --text CHECKPOINT --out FOLDER --minutes 100 [--until HH:MM]
 
 Writes FOLDER/state.pt (everything that is needed to go on; called again with the same --out it does go on) and FOLDER/log.csv.
 The learning rate follows the wall clock, since the processor may be shared: warm-up, flat, and a fall to almost nothing over the last
@@ -15,11 +15,11 @@ import time
 
 import torch
 import torch.distributed
-from diffusers import DDIMScheduler, PixArtTransformer2DModel
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
+from diffusers import DDIMScheduler
 
 import pair
-from common import LATENT_STD, TOKENS, caption
+from common import LATENT_STD, caption
+from families import family, text_states, tokenize
 
 KEEP = 0.995  # decay of the averaged weights
 
@@ -37,14 +37,15 @@ def draw_times(count):
 class Recognition:
     """The figure of recognition.py on a few names, cheap enough to be taken while training."""
 
-    def __init__(self, data, tokenizer, scheduler, names, rank, count):
+    def __init__(self, kind, data, tokenizer, scheduler, names, rank, count):
+        self.kind = kind
         plain = data["latents"].float().flatten(1) / LATENT_STD
         variant = torch.tensor(data["variant"])
         self.sides = plain[variant == 0], plain[variant == 1]
         self.total, self.rank = names, rank
         self.chosen = random.Random(0).sample(range(len(data["names"])), names)[rank::count]
         words = [data["names"][i] for i in self.chosen] + [""] * len(self.chosen)
-        self.tokens = tokenizer(words, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+        self.tokens = tokenize(tokenizer, words)
         self.scheduler = copy.deepcopy(scheduler)
 
     @torch.no_grad()
@@ -53,10 +54,10 @@ class Recognition:
         self.scheduler.set_timesteps(steps)
         x = torch.randn(count, 32, 16, 16, generator=torch.Generator().manual_seed(self.rank))
         mask = self.tokens["attention_mask"]
+        text = text_states(self.kind, encoder, self.tokens)
         with torch.autocast("cpu", torch.bfloat16):
-            text = encoder(input_ids=self.tokens["input_ids"], attention_mask=mask).last_hidden_state
             for t in self.scheduler.timesteps:
-                v = model(x.repeat(2, 1, 1, 1), encoder_hidden_states=text, timestep=t.expand(2 * count), encoder_attention_mask=mask).sample.float()
+                v = self.kind.predict(model, x.repeat(2, 1, 1, 1), t.expand(2 * count), text, mask).float()
                 named, empty = v.chunk(2)
                 x = self.scheduler.step(empty + scale * (named - empty), t, x).prev_sample
         x = x.flatten(1)
@@ -75,13 +76,14 @@ def work(rank, count, args):
     variant, owners, grounds = torch.tensor(data["variant"]), data["owner"], data["background"]
     white = torch.tensor([i for i in range(len(owners)) if grounds[i] == "white" and variant[i] != 1])
     coloured = torch.tensor([i for i in range(len(owners)) if grounds[i] != "white"])
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(f"{args.start}/tokenizer")
+    kind = family(args.start)
+    tokenizer = kind.tokenizer(f"{args.start}/tokenizer")
     scheduler = DDIMScheduler.from_pretrained(f"{args.start}/scheduler")
-    model = PixArtTransformer2DModel.from_pretrained(f"{args.start}/transformer").float().train()
-    encoder = T5EncoderModel.from_pretrained(args.text or f"{args.start}/text_encoder").float().train()
+    model = kind.network.from_pretrained(f"{args.start}/{kind.part}").float().train()
+    encoder = kind.encoder.from_pretrained(args.text or f"{args.start}/text_encoder").float().train()
     alphas = scheduler.alphas_cumprod
 
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "transformer_blocks" in n and "scale_shift" not in n]
+    matrices = [p for n, p in model.named_parameters() if kind.is_block_matrix(n, p)]
     taken = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in taken]
     owners_of = [i % count for i in range(len(matrices))]  # each process orthogonalises its share of the matrices
@@ -126,7 +128,7 @@ def work(rank, count, args):
                      adam=adam.state_dict(), begin=begin, step=step, seen=seen), path)
 
     compiled = torch.compile(model)
-    test = Recognition(data, tokenizer, scheduler, args.test_names, rank, count)
+    test = Recognition(kind, data, tokenizer, scheduler, args.test_names, rank, count)
     table = open(f"{args.out}/log.csv" if rank == 0 else os.devnull, "a", newline="")
     log = csv.writer(table)
     if rank == 0 and table.tell() == 0:
@@ -146,11 +148,10 @@ def work(rank, count, args):
         a, noise = alphas[t].view(-1, 1, 1, 1), torch.randn_like(x)
         noisy, target = a.sqrt() * x + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x
         words = [caption(data, owners[i], grounds[i], chance) for i in index.tolist()]
-        tokens = tokenizer(words, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
-        mask = tokens["attention_mask"]
+        tokens = tokenize(tokenizer, words)
+        text = text_states(kind, encoder, tokens)
         with torch.autocast("cpu", torch.bfloat16):
-            text = encoder(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-            output = compiled(noisy, encoder_hidden_states=text, timestep=t, encoder_attention_mask=mask).sample
+            output = kind.predict(compiled, noisy, t, text, tokens["attention_mask"])
         each = (output.float() - target).square().mean((1, 2, 3))
         loss = each.mean()
         loss.backward()
