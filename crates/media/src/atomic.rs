@@ -39,37 +39,56 @@ pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<(), MediaErro
 }
 
 fn place<T>(path: &Path, write: impl FnOnce(&mut AtomicWriter) -> io::Result<T>) -> io::Result<T> {
-    let target = match path.metadata() {
-        Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-        // Renaming over a device or a pipe would replace it.
-        Ok(found) if !found.is_file() => return write_through(path, write),
-        Ok(_) => path.canonicalize()?,
-        Err(_) => path.to_owned(),
-    };
-    let folder = folder_of(&target);
-    let Some(name) = target.file_name() else { return Err(io::ErrorKind::IsADirectory.into()) };
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
-    let temporary = builder(&prefix).tempfile_in(&folder).map_err(without_path)?;
-    let (file, temporary) = temporary.into_parts();
-    let mut writer = BufWriter::new(file);
-    let value = write(&mut writer)?;
-    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    drop(file);
-    temporary.persist(&target).map_err(|failure| failure.error)?;
-    // The new name itself reaches the disk with the folder; not every system can open one, so this is best effort.
-    if let Ok(folder) = File::open(&folder) {
-        let _ = folder.sync_all();
-    }
+    let mut pending = PendingFile::create(path)?;
+    let value = write(&mut pending.writer)?;
+    pending.commit()?;
     Ok(value)
 }
 
-fn write_through<T>(path: &Path, write: impl FnOnce(&mut AtomicWriter) -> io::Result<T>) -> io::Result<T> {
-    let mut writer = BufWriter::new(File::options().write(true).open(path)?);
-    let value = write(&mut writer)?;
-    writer.flush()?;
-    Ok(value)
+/// A file under way: dropped before [`PendingFile::commit`], it leaves nothing and the old file as it was.
+pub(crate) struct PendingFile {
+    /// Where the bytes go.
+    pub(crate) writer: AtomicWriter,
+    /// The temporary name and the wanted one; none for a device or a pipe, which is written directly.
+    place: Option<(tempfile::TempPath, PathBuf)>,
+}
+
+impl PendingFile {
+    /// Begins `path` under a temporary name in the same folder. A link is followed.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let target = match path.metadata() {
+            Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            // Renaming over a device or a pipe would replace it.
+            Ok(found) if !found.is_file() => {
+                let file = File::options().write(true).open(path)?;
+                return Ok(Self { writer: BufWriter::new(file), place: None });
+            }
+            Ok(_) => path.canonicalize()?,
+            Err(_) => path.to_owned(),
+        };
+        let folder = folder_of(&target);
+        let Some(name) = target.file_name() else { return Err(io::ErrorKind::IsADirectory.into()) };
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        let (file, temporary) = builder(&prefix).tempfile_in(&folder).map_err(without_path)?.into_parts();
+        Ok(Self { writer: BufWriter::new(file), place: Some((temporary, target)) })
+    }
+
+    /// Flushes, and gives the file its wanted name in one step.
+    pub(crate) fn commit(self) -> io::Result<()> {
+        let Self { mut writer, place } = self;
+        writer.flush()?;
+        let Some((temporary, target)) = place else { return Ok(()) };
+        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        drop(file);
+        temporary.persist(&target).map_err(|failure| failure.error)?;
+        // The new name itself reaches the disk with the folder; not every system can open one, so this is best effort.
+        if let Ok(folder) = File::open(folder_of(&target)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
 }
 
 fn folder_of(path: &Path) -> PathBuf {

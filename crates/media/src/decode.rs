@@ -76,7 +76,7 @@ pub fn decode_picture(name: &str, bytes: &[u8], options: &LoadOptions) -> Result
 }
 
 /// Drops alpha over a background, and the second byte of 16-bit channels (rounded).
-fn flatten(image: &DynamicImage, background: Rgb) -> Result<Picture, MediaError> {
+pub(crate) fn flatten(image: &DynamicImage, background: Rgb) -> Result<Picture, MediaError> {
     let (width, height) = (image.width(), image.height());
     if !image.color().has_alpha() {
         return Picture::from_rgb8(width, height, image.to_rgb8().into_raw());

@@ -91,6 +91,24 @@ pub enum MediaError {
         /// What is wrong.
         reason: String,
     },
+    /// The ending of a file name names no sequence of frames that can be read or written.
+    #[error("{}: unknown video format{}; use .y4m, .gif, .png (APNG) or a folder of PNGs{}", path.display(), ending(extension), pipe_advice(extension))]
+    UnknownSequence {
+        /// The file.
+        path: PathBuf,
+        /// Its ending, without the dot; empty when there is none.
+        extension: String,
+    },
+    /// A sequence of frames that cannot be read or written further.
+    #[error("{name}: {}{reason}", frame_number(frame))]
+    Sequence {
+        /// Where the frames come from or go to.
+        name: String,
+        /// The frame, counted from 1; none for the whole.
+        frame: Option<u64>,
+        /// What is wrong and, where there is one, the way out.
+        reason: String,
+    },
     /// A table that cannot be drawn.
     #[error("cannot draw the plot: {reason}")]
     Plot {
@@ -124,6 +142,10 @@ impl MediaError {
         Self::Decode { name: name.to_owned(), reason: one_line(&reason.to_string()) }
     }
 
+    pub(crate) fn sequence(name: &str, frame: Option<u64>, reason: impl std::fmt::Display) -> Self {
+        Self::Sequence { name: name.to_owned(), frame, reason: one_line(&reason.to_string()) }
+    }
+
     pub(crate) fn encode(format: &'static str, reason: impl std::fmt::Display) -> Self {
         Self::Encode { format, reason: one_line(&reason.to_string()) }
     }
@@ -137,6 +159,20 @@ pub(crate) fn one_line(text: &str) -> String {
         return joined;
     }
     joined.chars().take(LONGEST).chain(['…']).collect()
+}
+
+/// Containers need a decoder that this build lacks; a pipe from ffmpeg does without.
+fn pipe_advice(extension: &str) -> &'static str {
+    match extension {
+        "mp4" | "mkv" | "webm" | "mov" | "avi" | "m4v" => {
+            "; or pipe it: ffmpeg -i FILE -f yuv4mpegpipe - | refrain stream --input - …, refrain stream --output - … | ffmpeg -i - FILE"
+        }
+        _ => "",
+    }
+}
+
+fn frame_number(frame: &Option<u64>) -> String {
+    frame.map(|number| format!("frame {number}: ")).unwrap_or_default()
 }
 
 fn ending(extension: &str) -> String {

@@ -10,6 +10,7 @@
 //! | write any file whole or not at all | [`write_atomically`] |
 //! | name several outputs | [`OutputPattern`] |
 //! | say how a picture was made | [`Metadata`], [`Parameters`] |
+//! | read or write a clip, frame by frame | [`sequence`] (y4m, rawvideo, GIF, APNG, folders of PNGs, pipes) |
 //! | look at it in the terminal | [`terminal`] |
 //! | draw a table | [`plot`] |
 
@@ -23,6 +24,7 @@ mod parameters;
 mod pattern;
 mod picture;
 pub mod plot;
+pub mod sequence;
 pub mod terminal;
 
 pub use atomic::{AtomicWriter, write_atomically, write_bytes_atomically};
