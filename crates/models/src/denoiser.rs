@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use refrain_cache::{Context, Site};
 
-use crate::pixart::TextStates;
+use crate::TextStates;
 
 /// What a picture is conditioned on, prepared once and used at every step.
 #[derive(Debug, Clone)]

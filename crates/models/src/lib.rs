@@ -6,7 +6,9 @@
 //! [`refrain_cache::Context`], and everything hot is an operation of `refrain_ops`.
 
 pub mod autoencoder_kl;
+pub mod clip;
 mod config;
+mod cross_attention;
 mod denoiser;
 pub mod dit;
 mod error;
@@ -15,9 +17,11 @@ pub mod pixart;
 mod position;
 pub mod t5;
 mod transformer;
+pub mod unet;
 mod weights;
 
 pub use config::ConfigFile;
+pub use cross_attention::TextStates;
 pub use denoiser::{Conditions, Denoiser, LatentShape, SiteInfo};
 pub use error::ModelError;
 pub use position::GridPositions;

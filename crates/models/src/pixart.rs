@@ -8,11 +8,12 @@ use rayon::prelude::*;
 use refrain_cache::Context;
 use refrain_ops::{Activation, Linear, Precision, TimestepEmbeddingOptions, layer_norm_modulate, silu};
 
-use block::{Block, BlockText, mask_bias};
+use block::Block;
 pub use config::PixArtConfig;
 pub(crate) use config::{channels, check_width};
 
 use crate::{
+    cross_attention::{TextStates, mask_bias},
     denoiser::{Conditions, Denoiser, LatentShape, SiteInfo},
     error::ModelError,
     modulation::Modulation,
@@ -25,28 +26,6 @@ use crate::{
 
 /// Epsilon of the last norm, whatever the configuration says of the others.
 const OUTPUT_EPSILON: f64 = 1e-6;
-
-/// A text as the blocks read it: keys and values of every block, prepared once for all steps.
-#[derive(Debug, Clone)]
-pub struct TextStates {
-    blocks: Vec<BlockText>,
-    bias: Option<Tensor>,
-    size: Option<Tensor>,
-    rows: usize,
-    tokens: usize,
-}
-
-impl TextStates {
-    /// Rows: pictures, or the two halves of guidance.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Tokens of the longest row.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-}
 
 /// The two layers that bring text states to the tokens' width.
 #[derive(Debug)]

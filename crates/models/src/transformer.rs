@@ -179,10 +179,11 @@ impl FeedForward {
 pub(crate) struct SinusoidalEmbedder {
     first: Linear,
     second: Linear,
+    sinusoids: usize,
     options: TimestepEmbeddingOptions,
 }
 
-/// Width of the sinusoids in all supported models.
+/// Width of the sinusoids in all supported transformers.
 const SINUSOIDS: usize = 256;
 
 impl SinusoidalEmbedder {
@@ -191,17 +192,27 @@ impl SinusoidalEmbedder {
         width: usize,
         options: TimestepEmbeddingOptions,
     ) -> std::result::Result<Self, ModelError> {
+        Self::load_sized(weights, (SINUSOIDS, width), options)
+    }
+
+    /// As [`SinusoidalEmbedder::load`], for sinusoids of another width.
+    pub(crate) fn load_sized(
+        weights: &Weights,
+        (sinusoids, width): (usize, usize),
+        options: TimestepEmbeddingOptions,
+    ) -> std::result::Result<Self, ModelError> {
         // One row a step: f32 costs nothing here, and an error would reach every block.
         Ok(Self {
-            first: linear(&weights.at("linear_1"), (SINUSOIDS, width), true, Precision::F32)?,
+            first: linear(&weights.at("linear_1"), (sinusoids, width), true, Precision::F32)?,
             second: linear(&weights.at("linear_2"), (width, width), true, Precision::F32)?,
+            sinusoids,
             options,
         })
     }
 
     /// `[numbers, width]`.
     pub(crate) fn forward(&self, numbers: &[f32]) -> Result<Tensor> {
-        let sinusoids = timestep_embedding(numbers, SINUSOIDS, &self.options)?;
+        let sinusoids = timestep_embedding(numbers, self.sinusoids, &self.options)?;
         self.second.forward(&self.first.forward_activated(&sinusoids, Activation::Silu)?)
     }
 

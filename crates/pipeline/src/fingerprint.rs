@@ -9,9 +9,10 @@ use crate::{error::Result, source::ModelSource};
 const PART: usize = 4 << 20;
 
 /// Component folders in the order of hashing.
-const COMPONENTS: [&str; 5] = ["scheduler", "text_encoder", "tokenizer", "transformer", "vae"];
+const COMPONENTS: [&str; 6] = ["scheduler", "text_encoder", "tokenizer", "transformer", "unet", "vae"];
 /// Files that a picture depends on, besides the tensors.
-const CONFIGURATIONS: [&str; 3] = ["config.json", "scheduler_config.json", "tokenizer.json"];
+const CONFIGURATIONS: [&str; 5] =
+    ["config.json", "merges.txt", "scheduler_config.json", "tokenizer.json", "vocab.json"];
 
 /// SHA-256 in hexadecimal over the names and contents of the components' configurations and tensors, in a fixed order: the
 /// same for a folder and its embedded copy. A file counts by the hashes of its parts of 4 MiB, so that it is quick.

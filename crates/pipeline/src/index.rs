@@ -14,13 +14,16 @@ pub enum PipelineClass {
     PixArt,
     /// Class to image by a diffusion transformer.
     Dit,
+    /// Text to image by a U-Net.
+    StableDiffusion,
 }
 
 /// `_class_name` of each pipeline, and the longest text its own pipeline takes by default.
-const CLASSES: [(&str, PipelineClass, usize); 3] = [
+const CLASSES: [(&str, PipelineClass, usize); 4] = [
     ("PixArtAlphaPipeline", PipelineClass::PixArt, 120),
     ("PixArtSigmaPipeline", PipelineClass::PixArt, 300),
     ("DiTPipeline", PipelineClass::Dit, 0),
+    ("StableDiffusionPipeline", PipelineClass::StableDiffusion, 77),
 ];
 
 /// A parsed `model_index.json`.

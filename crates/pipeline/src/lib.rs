@@ -14,6 +14,7 @@
 mod autoencoder;
 mod checkpoint;
 mod classes;
+mod clip_tokenizer;
 mod error;
 mod fingerprint;
 mod generate;

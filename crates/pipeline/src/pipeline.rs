@@ -2,11 +2,13 @@
 
 use std::sync::OnceLock;
 
+use candle_core::Tensor;
 use refrain_cache::RunHeader;
 use refrain_models::{
     Conditions, ConfigFile, Denoiser, LatentShape, SiteInfo,
     dit::{Dit, DitConfig},
     pixart::{PixArt, PixArtConfig},
+    unet::{Unet, UnetConfig},
 };
 use refrain_ops::Precision;
 use refrain_samplers::{Sampler, Schedule, SchedulerConfig};
@@ -20,7 +22,7 @@ use crate::{
     index::{ModelIndex, PipelineClass},
     request::ImageRequest,
     source::ModelSource,
-    text::TextEncoder,
+    text::{TextEncoder, TextFamily},
 };
 
 /// Largest side of a picture in pixels; beyond it a typing error is likelier than a wish.
@@ -37,6 +39,17 @@ pub struct LoadOptions {
 pub(crate) enum Family {
     PixArt { model: PixArt, text: Box<TextEncoder> },
     Dit { model: Dit, classes: ClassNames },
+    StableDiffusion { model: Box<Unet>, text: Box<TextEncoder> },
+}
+
+impl Family {
+    /// Folder of the denoiser.
+    fn part(&self) -> &'static str {
+        match self {
+            Self::PixArt { .. } | Self::Dit { .. } => "transformer",
+            Self::StableDiffusion { .. } => "unet",
+        }
+    }
 }
 
 /// A running pipeline: all weights packed, ready to generate.
@@ -106,13 +119,14 @@ impl Pipeline {
         match &self.family {
             Family::PixArt { model, .. } => model,
             Family::Dit { model, .. } => model,
+            Family::StableDiffusion { model, .. } => model.as_ref(),
         }
     }
 
     /// The text encoder, of families that read a text.
     pub fn text_encoder(&self) -> Option<&TextEncoder> {
         match &self.family {
-            Family::PixArt { text, .. } => Some(text),
+            Family::PixArt { text, .. } | Family::StableDiffusion { text, .. } => Some(text),
             Family::Dit { .. } => None,
         }
     }
@@ -121,7 +135,7 @@ impl Pipeline {
     pub fn classes(&self) -> Option<&ClassNames> {
         match &self.family {
             Family::Dit { classes, .. } => Some(classes),
-            Family::PixArt { .. } => None,
+            Family::PixArt { .. } | Family::StableDiffusion { .. } => None,
         }
     }
 
@@ -210,7 +224,7 @@ impl Pipeline {
     /// Number of values in the tensors of each component folder, as counted in the checkpoint.
     pub fn parameters(&self) -> Vec<(&'static str, usize)> {
         let text = self.text_encoder().map(|text| ("text_encoder", text.parameters()));
-        let others = [("transformer", self.denoiser().parameters()), ("vae", self.autoencoder.parameters())];
+        let others = [(self.family.part(), self.denoiser().parameters()), ("vae", self.autoencoder.parameters())];
         text.into_iter().chain(others).collect()
     }
 
@@ -241,11 +255,12 @@ impl Pipeline {
         let size = self.picture_size(request)?;
         match &self.family {
             Family::PixArt { model, text } => {
-                let texts = [request.negative_prompt.as_str(), request.prompt.as_str()];
-                let texts = if request.is_guided() { &texts[..] } else { &texts[1..] };
-                let (states, mask) = text.encode_batch(texts)?;
-                let prepared = model.prepare_text(&states, Some(&mask), (size.height, size.width))?;
-                Ok(Conditions::Text(prepared))
+                let (states, mask) = guided_states(text, request)?;
+                Ok(Conditions::Text(model.prepare_text(&states, Some(&mask), (size.height, size.width))?))
+            }
+            Family::StableDiffusion { model, text } => {
+                let (states, _) = guided_states(text, request)?;
+                Ok(Conditions::Text(model.prepare_text(&states)?))
             }
             Family::Dit { model, classes } => {
                 let label = request.class_label.ok_or_else(|| PipelineError::Request {
@@ -278,42 +293,60 @@ impl Pipeline {
         let (denoiser, autoencoder) = (self.denoiser().latent_channels(), self.autoencoder.config().latent_channels);
         if denoiser != autoencoder {
             let problem = format!("the denoiser has {denoiser} latent channels, the autoencoder {autoencoder}");
-            return Err(PipelineError::Mismatch { first: "transformer", second: "vae", problem });
+            return Err(PipelineError::Mismatch { first: self.family.part(), second: "vae", problem });
         }
-        match &self.family {
-            Family::PixArt { model, text } if model.text_width() != text.width() => {
-                let problem = format!(
-                    "the transformer reads states of width {}, the encoder gives {}",
-                    model.text_width(),
-                    text.width()
-                );
-                Err(PipelineError::Mismatch { first: "transformer", second: "text_encoder", problem })
+        let widths = match &self.family {
+            Family::PixArt { model, text } => Some((model.text_width(), text.width())),
+            Family::StableDiffusion { model, text } => Some((model.text_width(), text.width())),
+            Family::Dit { .. } => None,
+        };
+        match widths {
+            Some((read, given)) if read != given => {
+                let problem =
+                    format!("the {} reads states of width {read}, the encoder gives {given}", self.family.part());
+                Err(PipelineError::Mismatch { first: self.family.part(), second: "text_encoder", problem })
             }
-            Family::PixArt { .. } | Family::Dit { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 }
 
+/// States and mask of the negative prompt and the prompt; of the prompt alone without guidance.
+fn guided_states(text: &TextEncoder, request: &ImageRequest) -> Result<(Tensor, Tensor)> {
+    let texts = [request.negative_prompt.as_str(), request.prompt.as_str()];
+    text.encode_batch(if request.is_guided() { &texts[..] } else { &texts[1..] })
+}
+
 fn load_family(source: &ModelSource, index: &ModelIndex, precision: Precision) -> Result<Family> {
-    const CONFIG: &str = "transformer/config.json";
-    let config = || -> Result<ConfigFile> {
-        Ok(ConfigFile::parse(&source.label(CONFIG), &source.text(CONFIG, "it holds the transformer's dimensions")?)?)
+    let config = |part: &str| -> Result<ConfigFile> {
+        let path = format!("{part}/config.json");
+        Ok(ConfigFile::parse(&source.label(&path), &source.text(&path, "it holds the denoiser's dimensions")?)?)
     };
     match index.class {
         PipelineClass::PixArt => {
             // Folders from before diffusers 0.28 name the generic class; the dimensions are the same.
             index.component("transformer", &["PixArtTransformer2DModel", "Transformer2DModel"])?;
             index.component("text_encoder", &["T5EncoderModel"])?;
-            let config = PixArtConfig::from_json(&config()?)?;
+            let config = PixArtConfig::from_json(&config("transformer")?)?;
             let (model, text) = rayon::join(
                 || Ok::<_, PipelineError>(PixArt::load(&open_weights(source, "transformer")?, &config, precision)?),
-                || TextEncoder::load(source, index.text_limit, precision),
+                || TextEncoder::load(source, TextFamily::T5, index.text_limit, precision),
             );
             Ok(Family::PixArt { model: model?, text: Box::new(text?) })
         }
+        PipelineClass::StableDiffusion => {
+            index.component("unet", &["UNet2DConditionModel"])?;
+            index.component("text_encoder", &["CLIPTextModel"])?;
+            let config = UnetConfig::from_json(&config("unet")?)?;
+            let (model, text) = rayon::join(
+                || Ok::<_, PipelineError>(Unet::load(&open_weights(source, "unet")?, &config, precision)?),
+                || TextEncoder::load(source, TextFamily::Clip, index.text_limit, precision),
+            );
+            Ok(Family::StableDiffusion { model: Box::new(model?), text: Box::new(text?) })
+        }
         PipelineClass::Dit => {
             index.component("transformer", &["DiTTransformer2DModel", "Transformer2DModel"])?;
-            let config = DitConfig::from_json(&config()?)?;
+            let config = DitConfig::from_json(&config("transformer")?)?;
             let model = Dit::load(&open_weights(source, "transformer")?, &config, precision)?;
             Ok(Family::Dit { classes: ClassNames::read(index, config.classes), model })
         }

@@ -1,10 +1,11 @@
-//! Prompts to text states: preprocessing, tokenizer, T5.
+//! Prompts to text states: preprocessing, tokenizer, encoder.
 
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 use refrain_models::{
     ConfigFile,
+    clip::{ClipTextConfig, ClipTextEncoder},
     t5::{T5Config, T5Encoder},
 };
 use refrain_ops::Precision;
@@ -12,6 +13,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::{
     checkpoint::open_weights,
+    clip_tokenizer,
     error::{PipelineError, Result},
     source::ModelSource,
 };
@@ -33,11 +35,25 @@ pub struct TextCoverage {
     pub unknown: usize,
 }
 
+/// The kinds of text encoders that image pipelines have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TextFamily {
+    /// T5, which sees a text without padding.
+    T5,
+    /// CLIP, which was trained on texts of one length: padding is part of the text.
+    Clip,
+}
+
+enum Encoder {
+    T5(T5Encoder),
+    Clip { encoder: ClipTextEncoder, padding: u32 },
+}
+
 /// Tokenizer and encoder of a text-to-image pipeline.
 pub struct TextEncoder {
     file: String,
     tokenizer: Tokenizer,
-    encoder: T5Encoder,
+    encoder: Encoder,
     limit: usize,
     parameters: usize,
     recent: Mutex<Vec<(String, Tensor)>>,
@@ -46,25 +62,44 @@ pub struct TextEncoder {
 impl TextEncoder {
     /// Loads `tokenizer/` and `text_encoder/`. Texts are cut to `limit` tokens, or to the tokenizer's own
     /// `model_max_length` if that is shorter.
-    pub(crate) fn load(source: &ModelSource, limit: usize, precision: Precision) -> Result<Self> {
+    pub(crate) fn load(source: &ModelSource, family: TextFamily, limit: usize, precision: Precision) -> Result<Self> {
         const CONFIG: &str = "text_encoder/config.json";
         let config =
             ConfigFile::parse(&source.label(CONFIG), &source.text(CONFIG, "it holds the text encoder's dimensions")?)?;
-        let config = T5Config::from_json(&config)?;
         let limit = limit.min(longest_text(source)?);
-        let load_encoder = || -> Result<(T5Encoder, usize)> {
-            let weights = open_weights(source, "text_encoder")?;
-            Ok((T5Encoder::load(&weights, &config, precision)?, weights.parameters()))
-        };
-        let (tokenizer, encoder) = rayon::join(|| load_tokenizer(source, limit), load_encoder);
-        let (file, tokenizer) = tokenizer?;
-        let (encoder, parameters) = encoder?;
-        Ok(Self { file, tokenizer, encoder, limit, parameters, recent: Mutex::new(Vec::new()) })
+        let weights = || open_weights(source, "text_encoder");
+        match family {
+            TextFamily::T5 => {
+                let config = T5Config::from_json(&config)?;
+                let load_encoder = || -> Result<(T5Encoder, usize)> {
+                    let weights = weights()?;
+                    Ok((T5Encoder::load(&weights, &config, precision)?, weights.parameters()))
+                };
+                let (tokenizer, encoder) = rayon::join(|| load_tokenizer(source, limit), load_encoder);
+                let ((file, tokenizer), (encoder, parameters)) = (tokenizer?, encoder?);
+                Ok(Self::new((file, tokenizer), Encoder::T5(encoder), limit, parameters))
+            }
+            TextFamily::Clip => {
+                let config = ClipTextConfig::from_json(&config)?;
+                let limit = limit.min(config.positions);
+                let (file, tokenizer, padding) = clip_tokenizer::load(source, limit)?;
+                let weights = weights()?;
+                let encoder = ClipTextEncoder::load(&weights, &config, precision)?;
+                Ok(Self::new((file, tokenizer), Encoder::Clip { encoder, padding }, limit, weights.parameters()))
+            }
+        }
+    }
+
+    fn new((file, tokenizer): (String, Tokenizer), encoder: Encoder, limit: usize, parameters: usize) -> Self {
+        Self { file, tokenizer, encoder, limit, parameters, recent: Mutex::new(Vec::new()) }
     }
 
     /// Width of the states.
     pub fn width(&self) -> usize {
-        self.encoder.config().width
+        match &self.encoder {
+            Encoder::T5(encoder) => encoder.config().width,
+            Encoder::Clip { encoder, .. } => encoder.config().width,
+        }
     }
 
     /// Longest text in tokens, its end mark included.
@@ -75,11 +110,6 @@ impl TextEncoder {
     /// Number of values in the encoder's tensors.
     pub fn parameters(&self) -> usize {
         self.parameters
-    }
-
-    /// Dimensions of the encoder.
-    pub fn config(&self) -> &T5Config {
-        self.encoder.config()
     }
 
     /// Token ids of a text as the model was trained on it: lower case, trimmed, end mark appended, cut to the limit.
@@ -120,7 +150,7 @@ impl TextEncoder {
         })
     }
 
-    /// States of one text, `[1, tokens, width]`, without padding.
+    /// States of one text, `[1, tokens, width]`: without padding for T5, padded to the limit for CLIP.
     ///
     /// # Errors
     /// If tokenizer and encoder do not fit.
@@ -129,7 +159,14 @@ impl TextEncoder {
         if let Some((_, states)) = recent.iter().find(|(known, _)| known == text) {
             return Ok(states.clone());
         }
-        let states = self.encoder.forward(&self.tokens(text)?)?;
+        let mut tokens = self.tokens(text)?;
+        let states = match &self.encoder {
+            Encoder::T5(encoder) => encoder.forward(&tokens)?,
+            Encoder::Clip { encoder, padding } => {
+                tokens.resize(self.limit, *padding);
+                encoder.forward(&tokens)?
+            }
+        };
         if recent.len() == REMEMBERED {
             recent.remove(0);
         }
@@ -187,13 +224,17 @@ fn load_tokenizer(source: &ModelSource, limit: usize) -> Result<(String, Tokeniz
     let advice = "save the pipeline with a fast tokenizer, which writes it";
     let file = source.label(NAME);
     let content = source.open(NAME, advice)?;
-    let problem = |error: tokenizers::Error| PipelineError::Tokenizer {
-        file: file.clone(),
-        problem: format!("not a readable tokenizer ({error})"),
-    };
-    let mut tokenizer = Tokenizer::from_bytes(&content[..]).map_err(problem)?;
-    let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
-    tokenizer.with_truncation(Some(truncation)).map_err(problem)?;
-    tokenizer.with_padding(None);
+    let tokenizer =
+        Tokenizer::from_bytes(&content[..]).and_then(|tokenizer| cut_at(tokenizer, limit)).map_err(|error| {
+            PipelineError::Tokenizer { file: file.clone(), problem: format!("not a readable tokenizer ({error})") }
+        })?;
     Ok((file, tokenizer))
+}
+
+/// A tokenizer that cuts texts to `limit` tokens, marks included, and never pads.
+pub(crate) fn cut_at(mut tokenizer: Tokenizer, limit: usize) -> tokenizers::Result<Tokenizer> {
+    let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
+    tokenizer.with_truncation(Some(truncation))?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
 }

@@ -93,6 +93,23 @@ fn single_level_autoencoder_without_guidance() -> TestResult {
     text_pipeline_agrees("pixart-plain")
 }
 
+/// The layout of Stable Diffusion 1.5.
+#[test]
+fn unet_with_epsilon_and_old_tokenizer() -> TestResult {
+    text_pipeline_agrees("unet-epsilon")
+}
+
+/// The layout of Stable Diffusion 2.1.
+#[test]
+fn unet_with_velocity() -> TestResult {
+    text_pipeline_agrees("unet-velocity")
+}
+
+#[test]
+fn unet_with_odd_sides() -> TestResult {
+    text_pipeline_agrees("unet-odd")
+}
+
 fn class_pipeline_agrees(name: &str) -> TestResult {
     let folder = fixture(name);
     let (pipeline, expected) = (load(&folder)?, tensors(&folder.join("expected.safetensors"))?);
