@@ -9,18 +9,22 @@
 //! | [`ssim`] | 1 | structural similarity, Gaussian window, mean over channels |
 //! | [`relative_l2`] | 0 | norm of the difference over the norm of the reference |
 //! | [`delta_e`] | 0 | CIE colour difference, 1 is just noticeable |
+//! | [`flicker`] | 0 for a still clip | change from frame to frame |
 //!
 //! An infinite PSNR cannot stand in JSON or in a mean; [`psnr_for_json`] makes it null, [`psnr_capped`] makes it 100 dB.
 
 pub mod batch;
 mod colour;
 mod error;
+mod flicker;
 mod psnr;
 mod ssim;
 mod statistics;
+pub mod styles;
 
 pub use colour::{ColourDifference, delta_e, lab_from_srgb};
 pub use error::MetricsError;
+pub use flicker::flicker;
 pub use psnr::{PSNR_CAP, mean_squared_error, psnr, psnr_capped, psnr_for_json, relative_l2};
 pub use ssim::{ssim, ssim_rgb8};
 pub use statistics::{Summary, mean, mean_pairwise, median, percentile};
