@@ -8,6 +8,7 @@ mod dbcache;
 mod easycache;
 mod interval;
 mod mask;
+mod motion;
 mod off;
 mod options;
 mod plan;
@@ -20,6 +21,7 @@ pub use dbcache::DbCache;
 pub use easycache::EasyCache;
 pub use interval::Interval;
 pub use mask::{Mask, MaskPreset, StepMask};
+pub use motion::Motion;
 pub use off::Off;
 pub use options::OptionDoc;
 pub use plan::Replay;
@@ -55,6 +57,7 @@ const DESCRIPTORS: &[Descriptor] = &[
     dbcache::DESCRIPTOR,
     taylor::DESCRIPTOR,
     easycache::DESCRIPTOR,
+    motion::DESCRIPTOR,
     plan::DESCRIPTOR,
 ];
 

@@ -13,6 +13,7 @@ mod denoiser;
 pub mod dit;
 mod error;
 mod modulation;
+pub mod patch_autoencoder;
 pub mod pixart;
 mod position;
 pub mod t5;

@@ -180,6 +180,33 @@ fn easycache_adds_up_predicted_changes() {
 }
 
 #[test]
+fn motion_follows_the_input() {
+    // Inputs 10, 10.01 (.001 still), 10.04 (.004 against 10: still), 10.2 (.02), 10.4 (.0196), 10.6 (.019), 14 (.32 spike),
+    // 14.3 (.021), 14.4 (.007), 14.4 (0 still). Frames since all was computed: the phase is their number modulo 2.
+    let inputs = [10.0, 10.01, 10.04, 10.2, 10.4, 10.6, 14.0, 14.3, 14.4, 14.4, 0.0];
+    let count = inputs.len() + 1;
+    let guard = Guard { compute_last: false, ..Guard::default() };
+    let mut cx = Context::new(policy("motion:refresh=100"), guard, header(count)).unwrap();
+    for (index, &value) in inputs.iter().enumerate() {
+        cx.begin_step(step(index, count));
+        let input = Tensor::full(value as f32, 16, &Device::Cpu).unwrap();
+        cx.model(&input, |cx| {
+            for block in 0..2 {
+                cx.run(Site::attention(block), |_| Ok(input.clone()))?;
+            }
+            Tensor::arange(0f32, 16.0, &Device::Cpu)
+        })
+        .unwrap();
+    }
+    let plan = cx.executed_plan();
+    let letters = |site| plan.letters(plan.column_of(site).unwrap());
+    assert_eq!(letters(Site::model()), "CRRCCCCCCRC");
+    // Phase 0 computes block 0, phase 1 block 1. Ages: all 0 | 1 2 still | 2 → 0, 3 → 1, 4 → 0 | all | 0, 1 | still | all.
+    assert_eq!(letters(Site::attention(0)), "C--CRCCCR-C");
+    assert_eq!(letters(Site::attention(1)), "C--RCRCRC-C");
+}
+
+#[test]
 fn a_policy_decides_alike_on_its_second_run() {
     // Decisions of one policy object must not remember the run before.
     let mut replayed = policy("dbcache:max_cached=2");

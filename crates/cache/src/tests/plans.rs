@@ -143,10 +143,15 @@ fn sites(toy: &Toy, branch: Branch) -> Vec<Site> {
     parts.chain([Site::model()]).map(|site| site.with_branch(branch)).collect()
 }
 
+/// Whether a policy decides by what it sees, so that it has no plan before its run.
+fn is_adaptive(spelling: &str) -> bool {
+    ["dbcache", "easycache", "motion"].iter().any(|name| spelling.starts_with(name))
+}
+
 #[test]
 fn a_static_policy_compiles_to_the_plan_it_executes() {
     let toy = Toy::new(2, 3);
-    for spelling in super::toy::SKIPPING.iter().filter(|spelling| !spelling.contains("cache")) {
+    for spelling in super::toy::SKIPPING.iter().filter(|spelling| !is_adaptive(spelling)) {
         for guard in [Guard::default(), Guard { warmup: 4, longest_skip: Some(2), ..Guard::default() }] {
             let compiled =
                 Plan::compile(policy(spelling).as_mut(), &guard, &header(12), &sites(&toy, Branch::GUIDED)).unwrap();

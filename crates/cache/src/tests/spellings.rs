@@ -24,6 +24,7 @@ fn canonical_spellings_name_what_differs_from_the_defaults() {
         ("taylor:order=2,basis=newton", "taylor:order=2+basis=newton"),
         ("easycache:threshold=0.05", "easycache:threshold=0.05"),
         ("easycache:keep=output", "easycache:keep=output"),
+        ("motion:n=2,spike=0.3", "motion:spike=0.3"),
     ] {
         assert_eq!(parse(text).unwrap().to_string(), canonical, "{text}");
     }
@@ -46,7 +47,7 @@ fn options_given_apart_read_the_same() {
 #[test]
 fn mistakes_get_one_line_that_names_what_there_is() {
     for (text, expected) in [
-        ("", "unknown cache policy ''; there are: off, interval, mask, dbcache, taylor, easycache, plan"),
+        ("", "unknown cache policy ''; there are: off, interval, mask, dbcache, taylor, easycache, motion, plan"),
         ("teacache", "unknown cache policy 'teacache'; there are: off,"),
         ("interval:every=2", "cache policy 'interval' has no option 'every'; it has: n, attention,"),
         ("off:n=2", "cache policy 'off' has no option 'n'; it has: none"),

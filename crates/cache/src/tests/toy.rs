@@ -151,4 +151,6 @@ pub(super) const SKIPPING: &[&str] = &[
     "taylor:n=4+order=2+basis=newton+warmup=4",
     "easycache:threshold=10+start=0.2",
     "easycache:threshold=10+start=0.2+keep=output",
+    "motion:spike=10",
+    "motion:n=3+still=10+spike=20",
 ];
