@@ -6,6 +6,7 @@
 //! | `help` | help, manual, completions, and what a wrong call says |
 //! | `generation` | pictures: batches, threads, outputs, seeds |
 //! | `caching` | policies, plans and reports |
+//! | `initial` | pictures that start from a picture |
 //! | `records` | metadata, `info`, `--from`, settings files, events |
 //! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
@@ -19,6 +20,7 @@ mod benching;
 mod caching;
 mod generation;
 mod help;
+mod initial;
 mod inspection;
 mod records;
 mod refusals;

@@ -5,6 +5,7 @@
 //! Written back, a policy names only what differs from its defaults.
 
 mod dbcache;
+mod deepcache;
 mod easycache;
 mod interval;
 mod mask;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use dbcache::DbCache;
+pub use deepcache::DeepCache;
 pub use easycache::EasyCache;
 pub use interval::Interval;
 pub use mask::{Mask, MaskPreset, StepMask};
@@ -55,6 +57,7 @@ const DESCRIPTORS: &[Descriptor] = &[
     interval::DESCRIPTOR,
     mask::DESCRIPTOR,
     dbcache::DESCRIPTOR,
+    deepcache::DESCRIPTOR,
     taylor::DESCRIPTOR,
     easycache::DESCRIPTOR,
     motion::DESCRIPTOR,

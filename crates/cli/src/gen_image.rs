@@ -1,5 +1,6 @@
 //! `refrain gen image`: pictures from text.
 
+mod initial;
 pub(crate) mod names;
 pub(crate) mod options;
 mod prompts;

@@ -51,6 +51,12 @@ pub(crate) struct Recipe {
     /// SHA-256 of the starting noise when it came from a file.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) latents_hash: Option<String>,
+    /// SHA-256 of the file that the picture was started from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) init_hash: Option<String>,
+    /// How much of it was drawn anew.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) strength: Option<f64>,
     /// Arithmetic of the weights.
     pub(crate) dtype: String,
     /// Cache policy with its options, as `--cache` spells it; `plan` for a plan file, which the picture carries itself.
@@ -113,6 +119,9 @@ impl Recipe {
         if self.eta != 0.0 {
             parameters = parameters.with("Eta", self.eta);
         }
+        if let Some(strength) = self.strength {
+            parameters = parameters.with("Denoising strength", strength);
+        }
         parameters = parameters.with("RNG", &self.rng);
         if self.cache != "off" {
             parameters = parameters.with("Cache", &self.cache);
@@ -153,6 +162,8 @@ pub(crate) mod tests {
             seed: Some(u64::MAX),
             rng: "counter".into(),
             latents_hash: None,
+            init_hash: None,
+            strength: None,
             dtype: "f32".into(),
             cache: "off".into(),
             cache_check: None,

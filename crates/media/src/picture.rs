@@ -119,6 +119,26 @@ impl Picture {
         Self { width, height, pixels: scaled.into_raw() }
     }
 
+    /// The part of this size whose upper left corner is at (x, y); what lies outside takes the nearest edge's colour.
+    pub fn cropped(&self, x: u32, y: u32, width: u32, height: u32) -> Self {
+        let mut part = Self::filled(width, height, [0; 3]);
+        for row in 0..part.height {
+            for column in 0..part.width {
+                part.set_pixel(column, row, self.pixel(x.saturating_add(column), y.saturating_add(row)));
+            }
+        }
+        part
+    }
+
+    /// Scales so that the picture covers this size, and cuts what stands out evenly on both sides.
+    pub fn covering(&self, width: u32, height: u32) -> Self {
+        let (width, height) = (width.max(1), height.max(1));
+        let scale = (f64::from(width) / f64::from(self.width)).max(f64::from(height) / f64::from(self.height));
+        let side = |length: u32, least: u32| ((f64::from(length) * scale).round() as u32).max(least);
+        let scaled = self.resized(side(self.width, width), side(self.height, height));
+        scaled.cropped((scaled.width - width) / 2, (scaled.height - height) / 2, width, height)
+    }
+
     /// The largest size with this picture's aspect that fits into the box; both sides are at least 1.
     pub fn size_within(&self, width: u32, height: u32) -> (u32, u32) {
         let scale = (f64::from(width) / f64::from(self.width)).min(f64::from(height) / f64::from(self.height));
@@ -189,6 +209,17 @@ mod tests {
         assert_eq!(Picture::filled(1, 1000, [0; 3]).size_within(10, 10), (1, 10));
         let flat = Picture::filled(64, 32, [10, 200, 30]).resized(7, 5);
         assert!(flat.pixels().chunks(3).all(|pixel| pixel == [10, 200, 30]));
+    }
+
+    #[test]
+    fn covering_cuts_the_longer_side_evenly() {
+        let mut picture = Picture::filled(8, 2, [50; 3]);
+        picture.set_pixel(0, 0, [255; 3]);
+        let middle = picture.covering(2, 2);
+        assert_eq!((middle.width(), middle.height()), (2, 2));
+        assert!(middle.pixels().iter().all(|&byte| byte == 50));
+        assert_eq!(picture.cropped(0, 0, 2, 1).pixels(), [255, 255, 255, 50, 50, 50]);
+        assert_eq!((picture.covering(3, 7).width(), picture.covering(3, 7).height()), (3, 7));
     }
 
     proptest! {

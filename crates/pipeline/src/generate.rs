@@ -40,7 +40,10 @@ impl Pipeline {
         let conditions = self.conditions(request)?;
         let text = started.elapsed().as_secs_f64();
 
-        let latents = schedule.initial_latents(&unit_noise)?;
+        let latents = match &request.initial {
+            Some(initial) => schedule.noised(&self.encode_initial(&initial.picture, &size)?, &unit_noise)?,
+            None => schedule.initial_latents(&unit_noise)?,
+        };
         let run = Run {
             pipeline: self,
             conditions: &conditions,
@@ -94,6 +97,20 @@ impl Pipeline {
         let (negative, positive) = (output.narrow(0, 0, 1)?, output.narrow(0, 1, 1)?);
         let terms = [(1.0 - guidance_scale, &negative), (guidance_scale, &positive)];
         Ok(linear_combination(&terms)?)
+    }
+
+    /// Latents of the picture that a request starts from.
+    fn encode_initial(&self, picture: &Tensor, size: &PictureSize) -> Result<Tensor> {
+        let shape = [1, 3, size.height, size.width];
+        let refuse = |problem: String| PipelineError::Request { what: "initial picture", problem };
+        if picture.dims() != shape && picture.dims() != &shape[1..] {
+            return Err(refuse(format!("has shape {:?}, expected {shape:?}", picture.dims())));
+        }
+        let picture = picture.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.reshape(&shape[..])?;
+        if !health(&picture)?.finite {
+            return Err(refuse("has values that are not finite".to_owned()));
+        }
+        self.autoencoder().encode(&picture)
     }
 
     /// Unit noise `[1, c, h, w]`, and the stream for what a stochastic sampler draws after it.

@@ -30,7 +30,7 @@ pub use error::{PipelineError, Result};
 pub use generate::Observe;
 pub use index::PipelineClass;
 pub use pipeline::{LoadOptions, Pipeline};
-pub use request::{GeneratedImage, ImageRequest, Noise, Progress, Seconds};
+pub use request::{GeneratedImage, ImageRequest, InitialPicture, Noise, Progress, Seconds};
 pub use source::{EmbeddedFile, ModelSource};
 pub use text::{TextCoverage, TextEncoder};
 

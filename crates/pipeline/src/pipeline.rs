@@ -194,6 +194,9 @@ impl Pipeline {
         if let Some(spacing) = request.timestep_spacing {
             sampler += &format!("-{spacing:?}").to_lowercase();
         }
+        if let Some(initial) = &request.initial {
+            sampler += &format!("-strength{}", initial.strength);
+        }
         if request.eta != 0.0 {
             sampler += &format!("-eta{}", request.eta);
         }
@@ -218,7 +221,11 @@ impl Pipeline {
             Some(sampler) => sampler,
             None => self.default_sampler()?,
         };
-        Ok(Schedule::new(&self.scheduler, &request.schedule(sampler, tokens))?)
+        let schedule = Schedule::new(&self.scheduler, &request.schedule(sampler, tokens))?;
+        match &request.initial {
+            Some(initial) => Ok(schedule.last_part(initial.strength)?),
+            None => Ok(schedule),
+        }
     }
 
     /// Number of values in the tensors of each component folder, as counted in the checkpoint.

@@ -25,6 +25,15 @@ impl Default for Noise {
     }
 }
 
+/// A picture to start from instead of pure noise (SDEdit, arXiv 2108.01073).
+#[derive(Debug, Clone)]
+pub struct InitialPicture {
+    /// `[1, 3, height, width]` or `[3, height, width]` in 0..1, of the size of the picture that is to be made.
+    pub picture: Tensor,
+    /// Share of the steps that run, 0..1: 1 leaves nothing of the picture but a trace, small values leave most of it.
+    pub strength: f64,
+}
+
 /// One picture. A batch is a loop over requests: so a picture never depends on its neighbours.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
@@ -36,6 +45,8 @@ pub struct ImageRequest {
     pub class_label: Option<u32>,
     /// Where the first latents come from.
     pub noise: Noise,
+    /// A picture to start from.
+    pub initial: Option<InitialPicture>,
     /// Width in pixels; the model's own if absent.
     pub width: Option<usize>,
     /// Height in pixels; the model's own if absent.
@@ -61,6 +72,7 @@ impl Default for ImageRequest {
             negative_prompt: String::new(),
             class_label: None,
             noise: Noise::default(),
+            initial: None,
             width: None,
             height: None,
             steps: 20,

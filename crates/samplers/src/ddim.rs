@@ -98,6 +98,7 @@ pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> R
         sigmas,
         init_noise_sigma: 1.0,
         method: Method::Ddim(table.clone()),
+        left_out: 0,
     };
     for index in 0..schedule.count() {
         let step = table.step(&schedule, index);

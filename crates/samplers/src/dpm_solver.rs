@@ -47,7 +47,7 @@ pub fn dpm_solver_2m(
         let (alpha, sigma) = options.shares(schedule.sigmas[index]);
         let denoised = schedule.prediction.denoised(alpha, sigma).at();
         let [next, clean] = match previous.take() {
-            Some(previous) if options.is_second_order(index, schedule.count(), &schedule.sigmas) => {
+            Some(previous) if options.is_second_order(index, schedule) => {
                 let step = options.second_order_step(&schedule.sigmas, index);
                 crate::pass::pass([latents, output, &previous], |[latents, output, previous]| {
                     let clean = denoised(latents, output);
@@ -92,7 +92,7 @@ impl SolverOptions {
     }
 
     /// Signal and noise share at a noise level.
-    fn shares(self, sigma: f32) -> (f64, f64) {
+    pub(crate) fn shares(self, sigma: f32) -> (f64, f64) {
         let sigma = f64::from(sigma);
         if self.flow { (1.0 - sigma, sigma) } else { variance_preserving(sigma) }
     }
@@ -103,10 +103,11 @@ impl SolverOptions {
         alpha.ln() - sigma.ln()
     }
 
-    fn is_second_order(self, index: usize, count: usize, sigmas: &[f32]) -> bool {
-        let last = index + 1 == count;
-        let ends_clean = sigmas.last() == Some(&0.0);
-        let lower_at_last = self.euler_at_final || (self.lower_order_final && count < FEW_STEPS) || ends_clean;
+    fn is_second_order(self, index: usize, schedule: &Schedule) -> bool {
+        let last = index + 1 == schedule.count();
+        let ends_clean = schedule.sigmas.last() == Some(&0.0);
+        let few = schedule.left_out + schedule.count() < FEW_STEPS;
+        let lower_at_last = self.euler_at_final || (self.lower_order_final && few) || ends_clean;
         self.second_order && index > 0 && !(last && lower_at_last)
     }
 
@@ -155,6 +156,7 @@ pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> R
         sigmas: sigmas.into_iter().map(|sigma| sigma as f32).collect(),
         init_noise_sigma: 1.0,
         method: Method::Solver(options),
+        left_out: 0,
     })
 }
 

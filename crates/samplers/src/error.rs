@@ -56,6 +56,14 @@ pub enum Error {
         /// Training timesteps of the model.
         train: usize,
     },
+    /// So little of the schedule was asked for that no step is left.
+    #[error("a strength of {strength} leaves none of {steps} steps; choose at least {:.2}, or more steps", 1.0 / *steps as f64)]
+    Strength {
+        /// The strength asked for.
+        strength: f64,
+        /// Steps of the whole schedule.
+        steps: usize,
+    },
     /// A number of the configuration is outside its range.
     #[error("{what} must be {expected}, got {value}")]
     Range {

@@ -40,5 +40,6 @@ pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> R
         sigmas: table.sigmas,
         init_noise_sigma: table.init_noise_sigma,
         method: Method::Euler,
+        left_out: 0,
     })
 }

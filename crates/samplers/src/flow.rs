@@ -120,5 +120,6 @@ pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> R
         sigmas,
         init_noise_sigma: 1.0,
         method: Method::Flow,
+        left_out: 0,
     })
 }

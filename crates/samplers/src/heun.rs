@@ -56,6 +56,7 @@ pub(crate) fn schedule(config: &SchedulerConfig, request: &ScheduleRequest) -> R
     sigmas.push(0.0);
     Ok(Schedule {
         sampler: Sampler::Heun,
+        left_out: 0,
         prediction: config.prediction()?,
         timesteps,
         sigmas,

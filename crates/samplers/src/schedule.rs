@@ -52,6 +52,8 @@ pub struct Schedule {
     pub(crate) sigmas: Vec<f32>,
     pub(crate) init_noise_sigma: f64,
     pub(crate) method: Method,
+    /// Evaluations that were left out in front; see [`Schedule::last_part`].
+    pub(crate) left_out: usize,
 }
 
 impl Schedule {
@@ -87,6 +89,53 @@ impl Schedule {
             }),
         }?;
         schedule.validated(train)
+    }
+
+    /// The last steps of the schedule, for a run that starts from a picture instead of from noise (SDEdit, Meng et al.,
+    /// arXiv 2108.01073): `strength` is the share of the steps that is left, rounded down, as in diffusers'
+    /// image-to-image pipelines. The run then starts from [`Schedule::noised`].
+    ///
+    /// # Errors
+    /// [`Error::Range`] for a strength outside 0..=1, and [`Error::Strength`] where no step is left.
+    pub fn last_part(mut self, strength: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&strength) {
+            return Err(Error::Range { what: "strength", expected: "between 0 and 1", value: strength });
+        }
+        // Heun evaluates every step twice but the last one.
+        let evaluations = if matches!(self.method, Method::Heun { .. }) { 2 } else { 1 };
+        let steps = self.count().div_ceil(evaluations);
+        let left = (steps as f64 * strength) as usize;
+        if left == 0 {
+            return Err(Error::Strength { strength, steps });
+        }
+        let cut = (steps - left) * evaluations;
+        self.timesteps.drain(..cut);
+        self.sigmas.drain(..cut);
+        if let Method::Ddim(table) = &mut self.method {
+            table.alphas_cumprod.drain(..cut);
+        }
+        self.left_out += cut;
+        Ok(self)
+    }
+
+    /// Clean latents with as much of `unit_noise` as the first step expects (diffusers' `add_noise`, `scale_noise`).
+    ///
+    /// # Errors
+    /// Tensors that differ in shape or cannot be read as f32.
+    pub fn noised(&self, clean: &Tensor, unit_noise: &Tensor) -> Result<Tensor> {
+        let sigma = self.sigmas.first().copied().unwrap_or_default();
+        let (signal, noise) = match &self.method {
+            Method::Ddim(table) => {
+                let share = table.alphas_cumprod.first().map_or(1.0, |&(share, _)| share);
+                (share.sqrt(), (1.0 - share).sqrt())
+            }
+            Method::Solver(options) => options.shares(sigma),
+            Method::Euler | Method::Heun { .. } => (1.0, f64::from(sigma)),
+            Method::Flow => (1.0 - f64::from(sigma), f64::from(sigma)),
+        };
+        let (signal, noise) = (signal as f32, noise as f32);
+        let [latents] = crate::pass::pass([clean, unit_noise], |[clean, normal]| [signal * clean + noise * normal])?;
+        Ok(latents)
     }
 
     /// The sampler that the table is for.

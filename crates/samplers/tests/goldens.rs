@@ -40,6 +40,8 @@ struct Case {
     schedule: Schedule,
     inverts: bool,
     stochastic: bool,
+    /// Whether it begins from noised clean latents.
+    partial: bool,
 }
 
 fn cases() -> Vec<Case> {
@@ -60,9 +62,12 @@ fn case(entry: &Value) -> Case {
         image_tokens: entry["request"]["image_tokens"].as_u64().map(|tokens| tokens as usize),
         ..ScheduleRequest::new(sampler, steps)
     };
+    let strength = entry["request"]["strength"].as_f64();
+    let schedule = Schedule::new(&config, &request).unwrap();
     Case {
         name: entry["name"].as_str().unwrap().into(),
-        schedule: Schedule::new(&config, &request).unwrap(),
+        schedule: strength.map_or(schedule.clone(), |strength| schedule.last_part(strength).unwrap()),
+        partial: strength.is_some(),
         inverts,
         stochastic: request.eta > 0.0,
     }
@@ -104,7 +109,10 @@ fn every_step_equals_that_of_diffusers() {
         let denoised = golden.get(&format!("{}/denoised", case.name)).map(values).unwrap_or_default();
         let mut denoised = denoised.chunks(start.elem_count());
         let mut noise = NoiseStream::new(NoiseKind::Torch, 5);
-        let latents = schedule.initial_latents(start).unwrap();
+        let latents = match case.partial {
+            true => schedule.noised(&golden["clean"], start).unwrap(),
+            false => schedule.initial_latents(start).unwrap(),
+        };
         let mut observe = |report: &StepReport| {
             let error = relative_l2(expected.next().unwrap(), &values(report.latents));
             assert!(error < TOLERANCE, "{} step {}: relative error {error:e}", case.name, report.index);

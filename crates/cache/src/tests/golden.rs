@@ -40,6 +40,31 @@ fn interval_counts_down_as_fora_does() {
     assert_eq!(trace("interval:n=1+model=4", 8, Site::attention(1)), "C--C---C");
 }
 
+/// As `trace`, of the toy with stages.
+fn staged_trace(spelling: &str, steps: usize, site: Site) -> String {
+    let mut cx = context(policy(spelling), steps);
+    sample(&mut cx, &Toy::staged(1, 3), steps, &[(Branch::GUIDED, 1)]);
+    let plan = cx.executed_plan();
+    plan.letters(plan.column_of(site).unwrap())
+}
+
+#[test]
+fn deepcache_computes_what_lies_above_its_branch() {
+    // Uniform 1:3 of ten steps: 0, 3, 6, 9. What lies inside a reused stage is covered by it.
+    assert_eq!(staged_trace("deepcache", 10, Site::stage(0)), "CRRCRRCRRC");
+    assert_eq!(staged_trace("deepcache", 10, Site::stage(1)), "C--C--C--C");
+    assert_eq!(staged_trace("deepcache", 10, Site::attention(1)), "C--C--C--C");
+    // Branch 1: the outer stage computes at every step. The guard adds the last step.
+    assert_eq!(staged_trace("deepcache:n=4+branch=1", 10, Site::stage(0)), "CCCCCCCCCC");
+    assert_eq!(staged_trace("deepcache:n=4+branch=1", 10, Site::stage(1)), "CRRRCRRRCC");
+    assert_eq!(staged_trace("deepcache:n=4+branch=1", 10, Site::feed_forward(2)), "C---C---CC");
+    // T = 16, n = 4, c = 8, p = 2: l = -2.83, -1.41, 0, 1.41, so floor(8 - 8), 8 - 2, 8, 8 + 2; and the last.
+    assert_eq!(staged_trace("deepcache:n=4+center=8+power=2", 16, Site::stage(0)), "CRRRRRCRCRCRRRRC");
+    // A model without the branch computes everything.
+    assert_eq!(staged_trace("deepcache:branch=2", 5, Site::attention(0)), "CCCCC");
+    assert_eq!(trace("deepcache", 5, Site::attention(0)), "CCCCC");
+}
+
 #[test]
 fn mask_skips_the_whole_model() {
     assert_eq!(trace("mask:1,1,0,1,0,0,1,1", 8, Site::model()), "CCRCRRCC");

@@ -190,7 +190,7 @@ fn broken_latents_are_an_error_that_names_the_step_even_with_the_cache_off() {
 
 #[test]
 fn checks_measure_without_disturbing() {
-    let toy = Toy::new(3, 3);
+    let toy = Toy::staged(3, 3);
     for spelling in super::toy::SKIPPING {
         let mut plain = context(policy(spelling), 12);
         let expected = sample(&mut plain, &toy, 12, &[(Branch::GUIDED, 5)]);

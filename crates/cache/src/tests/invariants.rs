@@ -24,7 +24,7 @@ proptest! {
 
     #[test]
     fn off_is_the_model_alone_bit_for_bit(seed in 0u64..1000, blocks in 1usize..5, steps in 1usize..6) {
-        let toy = Toy::new(seed, blocks);
+        let toy = Toy::staged(seed, blocks);
         let mut expected: Tensor = latents(seed);
         for index in 0..steps {
             let output = toy.forward_plain(&expected, step(index, steps).timestep).unwrap();
@@ -38,7 +38,7 @@ proptest! {
 
     #[test]
     fn branches_never_see_each_other(choice in 0..CHOICES, seed in 0u64..1000, blocks in 1usize..4, steps in 2usize..9) {
-        let toy = Toy::new(seed, blocks);
+        let toy = Toy::staged(seed, blocks);
         let make = || context(any_policy(choice, seed, &toy, steps, &BRANCHES), steps);
         let alone = BRANCHES.map(|branch| sample(&mut make(), &toy, steps, &[(branch, seed + u64::from(branch == BRANCHES[1]))]));
         let together = sample(&mut make(), &toy, steps, &[(BRANCHES[0], seed), (BRANCHES[1], seed + 1)]);
@@ -48,7 +48,7 @@ proptest! {
 
     #[test]
     fn a_second_run_on_a_context_equals_a_fresh_one(choice in 0..CHOICES, seed in 0u64..1000, blocks in 1usize..4, steps in 2usize..9) {
-        let toy = Toy::new(seed, blocks);
+        let toy = Toy::staged(seed, blocks);
         let make = || context(any_policy(choice, seed, &toy, steps, &[Branch::GUIDED]), steps);
         let mut cx = make();
         sample(&mut cx, &toy, steps, &[(Branch::GUIDED, seed + 5)]);
@@ -61,7 +61,7 @@ proptest! {
 
     #[test]
     fn an_emitted_plan_replays_to_the_same_output(choice in 0..CHOICES, seed in 0u64..1000, blocks in 1usize..4, steps in 2usize..10) {
-        let toy = Toy::new(seed, blocks);
+        let toy = Toy::staged(seed, blocks);
         let branches = [(BRANCHES[0], seed), (BRANCHES[1], seed + 1)];
         let mut cx = context(any_policy(choice, seed, &toy, steps, &BRANCHES), steps);
         let expected = sample(&mut cx, &toy, steps, &branches);
@@ -78,7 +78,7 @@ proptest! {
 
     #[test]
     fn bytes_accounted_are_bytes_allocated(choice in 0..CHOICES, seed in 0u64..1000, steps in 2usize..9, drift: bool) {
-        let toy = Toy::new(seed, 3);
+        let toy = Toy::staged(seed, 3);
         let mut cx = context(any_policy(choice, seed, &toy, steps, &[Branch::GUIDED]), steps).with_drift(drift);
         let mut most = 0;
         sample_watched(&mut cx, &toy, steps, &[(Branch::GUIDED, seed)], |cx| {
@@ -94,7 +94,7 @@ proptest! {
 
     #[test]
     fn measuring_drift_changes_nothing_but_the_report(choice in 0..CHOICES, seed in 0u64..1000, steps in 3usize..9) {
-        let toy = Toy::new(seed, 2);
+        let toy = Toy::staged(seed, 2);
         let make = || context(any_policy(choice, seed, &toy, steps, &[Branch::GUIDED]), steps);
         let (mut plain, mut measured) = (make(), make().with_drift(true));
         let branches = [(Branch::GUIDED, seed)];
@@ -108,13 +108,13 @@ proptest! {
 fn every_policy_in_the_list_does_skip() {
     for spelling in SKIPPING {
         let mut cx = context(policy(spelling), 12);
-        sample(&mut cx, &Toy::new(4, 4), 12, &[(Branch::GUIDED, 3)]);
+        sample(&mut cx, &Toy::staged(4, 4), 12, &[(Branch::GUIDED, 3)]);
         let report = cx.report();
         assert!(report.computed_share < 1.0, "{spelling}");
         let drift = |cx: &Context| cx.report().groups.iter().any(|group| group.drift.is_some());
         assert!(!drift(&cx), "{spelling}");
         let mut cx = context(policy(spelling), 12).with_drift(true);
-        sample(&mut cx, &Toy::new(4, 4), 12, &[(Branch::GUIDED, 3)]);
+        sample(&mut cx, &Toy::staged(4, 4), 12, &[(Branch::GUIDED, 3)]);
         assert!(drift(&cx), "{spelling}");
     }
 }

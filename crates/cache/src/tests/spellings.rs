@@ -20,6 +20,8 @@ fn canonical_spellings_name_what_differs_from_the_defaults() {
         ("dbcache:threshold=0.1+warmup=2", "dbcache"),
         ("dbcache:0.2+fn=2", "dbcache:threshold=0.2+fn=2"),
         ("dbcache:max_cached=none,mask=1,0,1,warmup=3", "dbcache:warmup=3+mask=101"),
+        ("deepcache:n=3,branch=0,power=1.4", "deepcache"),
+        ("deepcache:5+branch=2+center=15", "deepcache:n=5+branch=2+center=15"),
         ("taylor:n=2+order=1", "taylor"),
         ("taylor:order=2,basis=newton", "taylor:order=2+basis=newton"),
         ("easycache:threshold=0.05", "easycache:threshold=0.05"),
@@ -47,7 +49,10 @@ fn options_given_apart_read_the_same() {
 #[test]
 fn mistakes_get_one_line_that_names_what_there_is() {
     for (text, expected) in [
-        ("", "unknown cache policy ''; there are: off, interval, mask, dbcache, taylor, easycache, motion, plan"),
+        (
+            "",
+            "unknown cache policy ''; there are: off, interval, mask, dbcache, deepcache, taylor, easycache, motion, plan",
+        ),
         ("teacache", "unknown cache policy 'teacache'; there are: off,"),
         ("interval:every=2", "cache policy 'interval' has no option 'every'; it has: n, attention,"),
         ("off:n=2", "cache policy 'off' has no option 'n'; it has: none"),
@@ -93,7 +98,7 @@ fn defaults_in_the_help_are_the_defaults() {
 
 proptest! {
     #[test]
-    fn what_parses_reads_back(text in "(interval|mask|dbcache|taylor|easycache|off|foo)(:(n=|order=|threshold=|fn=|steps=)?[0-9a-z.]{0,6}){0,1}([+,](warmup|bn|mask|keep)=[0-9a-z,]{0,5}){0,2}") {
+    fn what_parses_reads_back(text in "(interval|mask|dbcache|deepcache|taylor|easycache|off|foo)(:(n=|order=|threshold=|fn=|steps=)?[0-9a-z.]{0,6}){0,1}([+,](warmup|bn|mask|keep)=[0-9a-z,]{0,5}){0,2}") {
         if let Ok(spec) = parse(&text) {
             let again = parse(&spec.to_string()).unwrap();
             prop_assert_eq!(again.to_string(), spec.to_string());

@@ -10,6 +10,8 @@ pub(super) const WIDTH: usize = 8;
 /// Blocks of attention, cross-attention and feed-forward, each a gated random nonlinear map.
 pub(super) struct Toy {
     weights: Vec<[Tensor; 3]>,
+    /// Whether the blocks lie inside two nested stages, as those of a U-Net do.
+    staged: bool,
 }
 
 /// Numbers in [-1, 1) that a seed and a place decide.
@@ -33,7 +35,12 @@ impl Toy {
     pub(super) fn new(seed: u64, blocks: usize) -> Self {
         let weight = |seed| Tensor::from_vec(numbers(seed, WIDTH * WIDTH), (WIDTH, WIDTH), &Device::Cpu).unwrap();
         let block = |block: usize| std::array::from_fn(|part| weight(seed * 1000 + 3 * block as u64 + part as u64));
-        Self { weights: (0..blocks).map(block).collect() }
+        Self { weights: (0..blocks).map(block).collect(), staged: false }
+    }
+
+    /// The same blocks inside stages 0 and 1.
+    pub(super) fn staged(seed: u64, blocks: usize) -> Self {
+        Self { staged: true, ..Self::new(seed, blocks) }
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -61,20 +68,31 @@ impl Toy {
     /// Through a context, as a model does it.
     pub(super) fn forward(&self, cx: &mut Context, input: &Tensor, timestep: f32) -> Result<Tensor> {
         cx.model(input, |cx| {
-            let hidden =
-                cx.blocks(self.blocks(), input.clone(), |cx, index, hidden| self.block(cx, index, hidden, timestep))?;
-            hidden - (input * 0.5)?
+            let stack = |cx: &mut Context, hidden: &Tensor| {
+                cx.blocks(self.blocks(), hidden.clone(), |cx, index, hidden| self.block(cx, index, hidden, timestep))
+            };
+            if !self.staged {
+                return stack(cx, input)? - (input * 0.5)?;
+            }
+            let outer = cx.run(Site::stage(0), |cx| {
+                let inner = cx.run(Site::stage(1), |cx| stack(cx, &(input * f64::from(timestep).cos())?))?;
+                inner + (input * 0.25)?
+            })?;
+            outer - (input * 0.5)?
         })
     }
 
     /// The same mathematics without any context.
     pub(super) fn forward_plain(&self, input: &Tensor, timestep: f32) -> Result<Tensor> {
-        let mut hidden = input.clone();
+        let mut hidden = if self.staged { (input * f64::from(timestep).cos())? } else { input.clone() };
         for block in 0..self.blocks() {
             for part in 0..3 {
                 let value = self.part(block, part, &hidden, timestep)?;
                 hidden = (hidden + (value * Self::gate(part, timestep))?)?;
             }
+        }
+        if self.staged {
+            hidden = (hidden + (input * 0.25)?)?;
         }
         hidden - (input * 0.5)?
     }
@@ -145,6 +163,9 @@ pub(super) const SKIPPING: &[&str] = &[
     "dbcache:threshold=10",
     "dbcache:threshold=10+fn=1+bn=1+max_consecutive=2+order=1",
     "dbcache:threshold=10+order=2+max_consecutive=1+warmup=3",
+    "deepcache",
+    "deepcache:n=2+branch=1",
+    "deepcache:n=3+center=4",
     "taylor:n=2+order=0",
     "taylor:n=3",
     "taylor:n=3+order=2",

@@ -98,6 +98,15 @@ pub(crate) struct GenImageOptions {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names::GENERATORS), help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rng: Option<String>,
+    /// Start from this picture instead of pure noise (.png .jpg .webp .gif); without -W and -H the result has about its
+    /// shape and the model's own number of pixels
+    #[arg(short, long, value_name = "PICTURE", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) init_img: Option<PathBuf>,
+    /// How much of the picture of --init-img is drawn anew, 0 to 1: the share of the steps that run [default: 0.75]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) strength: Option<f64>,
     /// Start from this noise instead of a seed: key `latents`, unit variance, [n,c,h,w]
     #[arg(long, value_name = "SAFETENSORS", help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]

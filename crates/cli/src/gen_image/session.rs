@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use refrain_media::{Format as PictureFormat, encode_picture};
 use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline, Progress as StepProgress};
 
+use super::initial::Initial;
 use super::tensors;
 use super::work::Work;
 use crate::errors::{flatten, interrupted, usage};
@@ -34,6 +35,7 @@ pub(crate) struct Session<'a> {
     started: Instant,
     announcement: Option<String>,
     noise: Vec<Tensor>,
+    initial: Option<Initial>,
     done: usize,
     kept_latents: Vec<Tensor>,
     kept_images: Vec<Tensor>,
@@ -55,6 +57,10 @@ impl<'a> Session<'a> {
             Some(path) => tensors::read_latents(path, work.count())?,
             None => Vec::new(),
         };
+        let initial = match &work.init {
+            Some(init) => Some(Initial::read(init, pipeline, (work.width, work.height))?),
+            None => None,
+        };
         let mut session = Self {
             work,
             pipeline,
@@ -62,6 +68,7 @@ impl<'a> Session<'a> {
             started,
             announcement: None,
             noise,
+            initial,
             done: 0,
             kept_latents: Vec::new(),
             kept_images: Vec::new(),
@@ -120,6 +127,9 @@ impl<'a> Session<'a> {
             && recipe.latents_hash.as_ref() != Some(expected)
         {
             return Err(usage("--from: the picture was made from a file of noise: give the same one with --latents"));
+        }
+        if self.work.expected_init.is_some() && recipe.init_hash != self.work.expected_init {
+            return Err(usage("--from: the picture was started from another one: give that one with --init-img"));
         }
         let seed = recipe.seed.map_or_else(|| "noise from a file".to_owned(), |seed| format!("seed {seed}"));
         let announcement = format!(
@@ -213,6 +223,7 @@ impl<'a> Session<'a> {
     /// The request for one picture.
     fn request(&self, index: usize) -> ImageRequest {
         let work = self.work;
+        let (width, height) = self.size();
         let noise = match self.noise.get(index) {
             Some(latents) => Noise::Latents(latents.clone()),
             None => Noise::Seed { seed: work.seed + index as u64, kind: work.rng },
@@ -221,8 +232,9 @@ impl<'a> Session<'a> {
             prompt: work.prompts.get(index).cloned().unwrap_or_default(),
             negative_prompt: work.negative_prompt.clone(),
             noise,
-            width: work.width,
-            height: work.height,
+            initial: self.initial.as_ref().map(|initial| initial.picture.clone()),
+            width,
+            height,
             steps: work.steps,
             guidance_scale: work.guidance_scale as f32,
             sampler: work.sampler,
@@ -232,10 +244,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Width and height in pixels, where they are not the model's own.
+    fn size(&self) -> (Option<usize>, Option<usize>) {
+        match &self.initial {
+            Some(Initial { size: (width, height), .. }) => (Some(*width), Some(*height)),
+            None => (self.work.width, self.work.height),
+        }
+    }
+
     /// All that decides one picture.
     fn recipe(&self, index: usize) -> anyhow::Result<Recipe> {
         let work = self.work;
-        let (height, width) = self.pipeline.default_size();
+        let (default_height, default_width) = self.pipeline.default_size();
+        let (width, height) = self.size();
         let sampler = match work.sampler {
             Some(sampler) => sampler,
             None => self.pipeline.default_sampler().map_err(of_the_call)?,
@@ -247,8 +268,8 @@ impl<'a> Session<'a> {
             negative_prompt: work.negative_prompt.clone(),
             model: work.model.name.clone(),
             model_hash: self.pipeline.fingerprint()?.to_owned(),
-            width: work.width.unwrap_or(width),
-            height: work.height.unwrap_or(height),
+            width: width.unwrap_or(default_width),
+            height: height.unwrap_or(default_height),
             steps: work.steps,
             guidance_scale: work.guidance_scale,
             sampler: sampler.name().to_owned(),
@@ -257,6 +278,8 @@ impl<'a> Session<'a> {
             seed: noise.is_none().then_some(work.seed + index as u64),
             rng: work.rng.name().to_owned(),
             latents_hash: noise.map(tensors::hash).transpose()?,
+            init_hash: self.initial.as_ref().map(|initial| initial.hash.clone()),
+            strength: self.initial.as_ref().map(|initial| initial.picture.strength),
             dtype: work.precision.to_string(),
             cache: work.cache.spelling(),
             cache_check: work.cache_check.map(|(checks, _)| checks),
@@ -448,9 +471,9 @@ fn of_the_call(error: refrain_pipeline::PipelineError) -> anyhow::Error {
     use refrain_samplers::Error as S;
     match &error {
         E::Size { .. } | E::Request { .. } => usage(error.to_string()),
-        E::Sampler(S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. }) => {
-            usage(error.to_string())
-        }
+        E::Sampler(
+            S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. } | S::Strength { .. },
+        ) => usage(error.to_string()),
         _ => anyhow::Error::new(error),
     }
 }

@@ -56,8 +56,12 @@ pub(crate) fn read_latents(path: &Path, count: usize) -> anyhow::Result<Vec<Tens
 /// # Errors
 /// Never for a tensor on the CPU.
 pub(crate) fn hash(tensor: &Tensor) -> anyhow::Result<String> {
-    let digest = Sha256::digest(little_endian(tensor)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest(&little_endian(tensor)?))
+}
+
+/// SHA-256 of some bytes, in hexadecimal digits.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Results as the bytes of a file: `latents` `[n, c, h, w]`, `image` `[n, 3, H, W]` in 0..1, and the recipes as text.

@@ -22,6 +22,8 @@ use crate::preview::PreviewRequest;
 pub(crate) const DEFAULT_STEPS: usize = 20;
 /// Guidance when nothing is said.
 pub(crate) const DEFAULT_GUIDANCE: f64 = 4.0;
+/// Strength of `--init-img` when nothing is said, as in stable-diffusion.cpp.
+pub(crate) const DEFAULT_STRENGTH: f64 = 0.75;
 /// Pictures of one call; more is a typing error.
 const MOST_PICTURES: usize = 1_000_000;
 
@@ -36,6 +38,8 @@ pub(crate) struct Work {
     pub(crate) expected_model: Option<(PathBuf, String)>,
     /// Hash that the starting noise must have (`--from` a picture made with `--latents`).
     pub(crate) expected_latents: Option<String>,
+    /// Hash that the picture of `--init-img` must have (`--from` a picture made with one).
+    pub(crate) expected_init: Option<String>,
     /// Arithmetic of the weights.
     pub(crate) precision: Precision,
     /// One entry per picture.
@@ -48,6 +52,8 @@ pub(crate) struct Work {
     pub(crate) rng: NoiseKind,
     /// Starting noise from a file instead.
     pub(crate) latents: Option<PathBuf>,
+    /// The picture to start from, and how much of it is drawn anew.
+    pub(crate) init: Option<(PathBuf, f64)>,
     /// Picture width, if not the model's own.
     pub(crate) width: Option<usize>,
     /// Picture height, if not the model's own.
@@ -128,6 +134,7 @@ impl Work {
             model: NamedModel::find(settings.model.as_deref())?,
             model_given: settings.model.is_some(),
             expected_model: from.and_then(|(recipe, _)| Some((settings.from.clone()?, recipe.model_hash.clone()))),
+            expected_init: from.and_then(|(recipe, _)| recipe.init_hash.clone()),
             expected_latents: from.and_then(|(recipe, _)| recipe.latents_hash.clone()),
             precision: settings
                 .dtype
@@ -138,6 +145,7 @@ impl Work {
             seed: seed(settings.seed.unwrap_or(-1))?,
             rng: word(settings.rng.as_deref())?.unwrap_or_default(),
             latents: settings.latents.clone(),
+            init: init(settings, from.map(|(recipe, _)| recipe))?,
             width: settings.width,
             height: settings.height,
             steps: settings.steps.unwrap_or(DEFAULT_STEPS),
@@ -219,6 +227,7 @@ impl Recipe {
             sampling_method: Some(self.sampler.clone()),
             scheduler: self.scheduler.clone(),
             eta: Some(self.eta),
+            strength: self.strength,
             cache: Some(self.cache.clone()),
             cache_check: self.cache_check,
             cache_budget: self.cache_budget,
@@ -269,6 +278,22 @@ fn seed(asked: i64) -> anyhow::Result<u64> {
 fn guidance(scale: f64) -> anyhow::Result<f64> {
     let sensible = scale.is_finite() && (0.0..=1000.0).contains(&scale);
     if sensible { Ok(scale) } else { Err(usage(format!("--cfg-scale must be between 0 and 1000, got {scale}"))) }
+}
+
+/// The picture to start from. A strength without one is a mistake, unless the recipe of `--from` brought it along: then
+/// the picture is asked for where its hash is compared.
+fn init(settings: &GenImageOptions, from: Option<&Recipe>) -> anyhow::Result<Option<(PathBuf, f64)>> {
+    let strength = settings.strength.unwrap_or(DEFAULT_STRENGTH);
+    if !(0.0..=1.0).contains(&strength) {
+        return Err(usage(format!("--strength must be between 0 and 1, got {strength}")));
+    }
+    match &settings.init_img {
+        Some(path) => Ok(Some((path.clone(), strength))),
+        None if settings.strength.is_some() && from.is_none_or(|recipe| recipe.init_hash.is_none()) => {
+            Err(usage("--strength is about a picture to start from: name it with --init-img"))
+        }
+        None => Ok(None),
+    }
 }
 
 fn eta(share: f64) -> anyhow::Result<f64> {

@@ -4,7 +4,8 @@ Usage: make_goldens.py [OUT_DIR]   (default: this folder; needs diffusers, torch
 
 cases.json            what was run: scheduler_config.json, sampler name and request of every case
 samplers.safetensors  per case: timesteps, sigmas, init_noise_sigma, trajectory [evaluations, ..] and, where the
-                      scheduler gives it, denoised; `start` (unit noise) and `constant` of the toy denoiser
+                      scheduler gives it, denoised; `start` (unit noise) and `constant` of the toy denoiser, and the
+                      `clean` latents of the cases with a strength, which begin as an image-to-image pipeline does
 schedules.safetensors alphas_cumprod per noise schedule
 randn.safetensors     torch.randn of several seeds and sizes
 
@@ -116,6 +117,13 @@ CASES = [
     case("flow-terminal", "euler_flow", {**FLOW, "shift": 2.0, "shift_terminal": 0.1}, 6),
     case("flow-karras", "euler_flow", {**FLOW, "shift": 2.0, "use_karras_sigmas": True}, 6),
     case("flow-one", "euler_flow", FLOW, 1),
+    case("part-ddim", "ddim", EMOJI, 20, strength=0.6),
+    case("part-ddim-whole", "ddim", SD15, 6, strength=1.0),
+    case("part-dpm", "dpm++2m", PIXART, 16, strength=0.55),
+    case("part-dpm-sigma-min", "dpm++2m", {**SD15, "final_sigmas_type": "sigma_min"}, 20, strength=0.5),
+    case("part-euler", "euler", SD15, 10, strength=0.75),
+    case("part-heun", "heun", SD15, 7, strength=0.5),
+    case("part-flow", "euler_flow", {**FLOW, "shift": 3.0}, 9, strength=0.4),
     case("invert-sd15", "ddim_invert", SD15, 10),
     case("invert-emoji", "ddim_invert", {**EMOJI, "rescale_betas_zero_snr": False}, 8),
 ]
@@ -128,7 +136,18 @@ def dynamic_mu(config, tokens):
     return config.base_shift + slope * (tokens - few)
 
 
-def run(entry, start, constant):
+def begin(scheduler, strength, steps, clean, start):
+    """As StableDiffusionImg2ImgPipeline: the last `strength` of the steps, from noised clean latents."""
+    first = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
+    timesteps = scheduler.timesteps[first:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    if hasattr(scheduler, "scale_noise"):
+        return first, timesteps, scheduler.scale_noise(clean, timesteps[:1], start)
+    return first, timesteps, scheduler.add_noise(clean, start, timesteps[:1])
+
+
+def run(entry, start, constant, clean):
     scheduler = CLASSES[entry["sampler"]].from_config(dict(entry["config"]))
     request, extra = entry["request"], {}
     if "image_tokens" in request:
@@ -141,9 +160,12 @@ def run(entry, start, constant):
     if "eta" in request:
         generator = torch.Generator().manual_seed(5)
         options = {"eta": request["eta"], "generator": generator}
+    first, timesteps = 0, scheduler.timesteps
     latents = start * getattr(scheduler, "init_noise_sigma", 1.0)
+    if "strength" in request:
+        first, timesteps, latents = begin(scheduler, request["strength"], entry["steps"], clean, start)
     trajectory, denoised = [], []
-    for timestep in scheduler.timesteps:
+    for timestep in timesteps:
         scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
         output = 0.3 * math.sin(float(timestep) / 100) * scale(latents, timestep) + constant
         step = scheduler.step(output, timestep, latents, **options)
@@ -151,12 +173,12 @@ def run(entry, start, constant):
         trajectory.append(latents.clone())
         if "pred_original_sample" in step and step.pred_original_sample is not None:
             denoised.append(step.pred_original_sample.clone())
-    result = {"timesteps": scheduler.timesteps.float(), "trajectory": torch.stack(trajectory)}
+    result = {"timesteps": timesteps.float(), "trajectory": torch.stack(trajectory)}
     result["init_noise_sigma"] = torch.tensor([float(getattr(scheduler, "init_noise_sigma", 1.0))])
     if denoised:
         result["denoised"] = torch.stack(denoised)
     if entry["sampler"] not in ("ddim", "ddim_invert"):
-        result["sigmas"] = scheduler.sigmas.float()
+        result["sigmas"] = scheduler.sigmas[first:].float()
     return result
 
 
@@ -187,9 +209,10 @@ def randn():
 def main():
     generator = torch.Generator().manual_seed(1)
     start, constant = torch.randn(SHAPE, generator=generator), 0.5 * torch.randn(SHAPE, generator=generator)
-    tensors = {"start": start, "constant": constant}
+    clean = torch.randn(SHAPE, generator=generator)
+    tensors = {"start": start, "constant": constant, "clean": clean}
     for entry in CASES:
-        for key, value in run(entry, start, constant).items():
+        for key, value in run(entry, start, constant, clean).items():
             tensors[f"{entry['name']}/{key}"] = value.contiguous()
     save_file(tensors, OUT / "samplers.safetensors")
     save_file(schedules(), OUT / "schedules.safetensors")
