@@ -1,9 +1,9 @@
-//! Imports point down only: cli → train → pipeline → {models, samplers} → cache → ops; media and metrics are leaves.
+//! Imports point down only: cli → {train, stream} → pipeline → {models, samplers} → cache → ops; media and metrics are leaves.
 
 use std::collections::BTreeMap;
 
 /// What each crate of ours may depend on, directly.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("refrain-ops", &[]),
     ("refrain-media", &[]),
     ("refrain-metrics", &[]),
@@ -11,6 +11,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("refrain-samplers", &["refrain-ops"]),
     ("refrain-models", &["refrain-cache", "refrain-ops"]),
     ("refrain-pipeline", &["refrain-models", "refrain-samplers", "refrain-cache", "refrain-ops"]),
+    ("refrain-stream", &["refrain-pipeline", "refrain-models", "refrain-samplers", "refrain-cache", "refrain-ops"]),
     (
         "refrain-train",
         &["refrain-pipeline", "refrain-models", "refrain-samplers", "refrain-cache", "refrain-ops", "refrain-metrics"],

@@ -19,6 +19,7 @@ mod position;
 pub mod t5;
 mod transformer;
 pub mod unet;
+pub mod wan;
 mod weights;
 
 pub use config::ConfigFile;

@@ -63,6 +63,13 @@ impl Weights {
         Self { source: self.source.clone(), prefix: self.name(name) }
     }
 
+    /// The same place under other names: `stored` gives the file's name of a tensor, from the root.
+    #[must_use]
+    pub fn renamed(&self, stored: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        let source = Renamed { source: self.source.clone(), prefix: self.prefix.clone(), stored: Box::new(stored) };
+        Self::new(Arc::new(source))
+    }
+
     /// Full name of a tensor at this place.
     pub fn name(&self, name: impl Display) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
@@ -114,6 +121,40 @@ impl Weights {
     /// As [`Weights::tensor`].
     pub fn tensor_f32(&self, name: impl Display, expected: &[usize]) -> Result<Tensor, ModelError> {
         Ok(self.tensor(name, expected)?.to_dtype(DType::F32)?)
+    }
+}
+
+/// A source whose tensors are asked for by other names than it stores.
+struct Renamed {
+    source: Arc<dyn TensorSource>,
+    /// Place of the root in the source.
+    prefix: String,
+    stored: Box<dyn Fn(&str) -> String + Send + Sync>,
+}
+
+impl Renamed {
+    fn name(&self, name: &str) -> String {
+        let stored = (self.stored)(name);
+        if self.prefix.is_empty() { stored } else { format!("{}.{stored}", self.prefix) }
+    }
+}
+
+impl TensorSource for Renamed {
+    fn file(&self, name: &str) -> String {
+        self.source.file(&self.name(name))
+    }
+
+    fn info(&self, name: &str) -> Option<(Vec<usize>, Result<DType, String>)> {
+        self.source.info(&self.name(name))
+    }
+
+    fn read(&self, name: &str) -> candle_core::Result<Tensor> {
+        self.source.read(&self.name(name))
+    }
+
+    /// The stored names: there is no way back from them, and only their number and sizes are asked for.
+    fn names(&self) -> Vec<String> {
+        self.source.names()
     }
 }
 

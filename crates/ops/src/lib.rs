@@ -18,6 +18,7 @@ pub mod memory;
 mod norm;
 mod parallel;
 mod pointwise;
+mod rotary;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -38,4 +39,5 @@ pub use pointwise::{
     activate, add, gate_residual, gate_residual_reference, gelu, gelu_tanh, linear_combination,
     linear_combination_reference, silu,
 };
+pub use rotary::{rotate_pairs, rotate_pairs_reference};
 pub use types::{Activation, OpsError, Precision};
