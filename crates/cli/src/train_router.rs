@@ -36,8 +36,8 @@ pub(crate) struct TrainRouterOptions {
     /// block (HarmoniCa)
     #[arg(long, value_enum, default_value_t = Method::Steps, help_heading = "Router")]
     pub(crate) method: Method,
-    /// Order of the learned forecast (method steps): 0 scales the last output, 2 combines the last three
-    #[arg(long, value_name = "ORDER", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2), help_heading = "Router")]
+    /// Order of the learned forecast (method steps): 0 scales the last output, 3 combines the last four
+    #[arg(long, value_name = "ORDER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3), help_heading = "Router")]
     pub(crate) forecast: u8,
     /// Optimiser steps (method harmonica)
     #[arg(long, value_name = "N", default_value_t = 4000, help_heading = "Router")]

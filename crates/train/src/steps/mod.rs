@@ -2,8 +2,9 @@
 //!
 //! Three stages, each correcting the one before: the outputs of full runs give the error of every possible forecast and
 //! dynamic programming proposes the steps ([`schedule`]); sampling with the proposals, and with their neighbours, picks
-//! the steps that harm the final latents least; a pass of sampling then refits the coefficients on the latents that the
-//! student itself meets, as step-wise denoising training does (HarmoniCa, arXiv 2410.01723, §3.2).
+//! the steps that harm the final latents least. Every such pass of sampling fits the coefficients on the latents that the
+//! student itself meets, as step-wise denoising training does (HarmoniCa, arXiv 2410.01723, §3.2), towards the teacher's
+//! trajectory: a forecast mends the drift that those before it left. A last pass over more trials fits those that are kept.
 
 mod gram;
 mod plan;
@@ -18,12 +19,12 @@ use crate::{
     subject::{Subject, row_errors},
 };
 pub use gram::Gram;
-pub use rollout::{Forecaster, StepPlan, Teacher, mean_log, roll_out_all};
+pub use rollout::{Fitted, StepPlan, Teacher, fit, harms, overall};
 
 /// Settings of a search over steps.
 #[derive(Clone, Debug)]
 pub struct StepSearch {
-    /// Remembered values in a forecast, 1 to 3 (`--forecast` plus one).
+    /// Remembered values in a forecast, 1 to 4 (`--forecast` plus one).
     pub terms: usize,
     /// Trials to search with.
     pub trials: u64,
@@ -35,16 +36,16 @@ pub struct StepSearch {
 
 impl Default for StepSearch {
     fn default() -> Self {
-        Self { terms: 3, trials: 4, fit_trials: 16, sweeps: 3 }
+        Self { terms: 4, trials: 10, fit_trials: 32, sweeps: 3 }
     }
 }
 
-/// A plan and the mean logarithm of its squared error.
+/// A plan and its harm.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The steps and coefficients.
     pub plan: StepPlan,
-    /// Mean natural logarithm of the final latents' squared error.
+    /// Harm of the final latents, as [`overall`] sums it up.
     pub harm: f64,
 }
 
@@ -77,18 +78,13 @@ pub fn search(
             return Err(TrainError::Range { what: "computed steps", expected, value: count as f64 });
         };
         let start = mask(path, subject.steps());
-        let compute = improve(&teachers, schedule, (&gram, settings), start, &mut |harm| {
+        let predicted = |compute: &[bool]| predicted_harm(&gram, &weights, compute, settings.terms);
+        let compute = improve(&teachers, schedule, (&predicted, settings), start, &mut |harm| {
             watch(&format!("{count} steps: {:.2} dB", -10.0 * harm / std::f64::consts::LN_10))
         })?;
-        let forecaster = Forecaster::Fit { terms: settings.terms, compute: &compute };
-        let (_, plan) = roll_out_all(&fitters, schedule, &forecaster)?;
-        let open = open_loop(&gram, &compute, settings.terms);
-        // The refit sees the student's own latents; where it does not help on the search's trials, it is left out.
-        let judge = |plan: &StepPlan| {
-            roll_out_all(&teachers, schedule, &Forecaster::Plan(plan)).map(|(harms, _)| mean_log(&harms))
-        };
-        let (fitted, opened) = (judge(&plan)?, judge(&open)?);
-        found.push(if fitted <= opened { Found { plan, harm: fitted } } else { Found { plan: open, harm: opened } });
+        let plan = fit(&fitters, schedule, (settings.terms, &compute), None)?.plan;
+        let harm = overall(&harms(&teachers, schedule, &plan)?);
+        found.push(Found { plan, harm });
     }
     Ok(found)
 }
@@ -115,53 +111,64 @@ fn sensitivity(teachers: &[Teacher<'_>], schedule: &Schedule) -> Result<Vec<f64>
     Ok(weights)
 }
 
-/// The coefficients that fit the full runs.
-fn open_loop(gram: &Gram, compute: &[bool], terms: usize) -> StepPlan {
+/// A cheap guess at the harm of a choice of steps.
+type Predicted<'a> = dyn Fn(&[bool]) -> f64 + 'a;
+
+/// Harm of a choice of steps as dynamic programming adds it up.
+fn predicted_harm(gram: &Gram, weights: &[f64], compute: &[bool], terms: usize) -> f64 {
     let mut history: Vec<usize> = Vec::new();
-    let forecasts = compute.iter().enumerate().map(|(step, &computes)| {
+    let mut harm = 0.0;
+    for (step, &computes) in compute.iter().enumerate() {
         if computes {
             history.insert(0, step);
-            return None;
+            history.truncate(terms.min(3));
+        } else {
+            harm += weights.get(step).copied().unwrap_or(1.0) * gram.error(step, &history);
         }
-        let used: Vec<usize> = history.iter().copied().take(terms).collect();
-        Some(gram.equations(step, &used).solve(crate::least_squares::RIDGE))
-    });
-    StepPlan { forecasts: forecasts.collect() }
+    }
+    harm
 }
 
-/// Hill climbing: computed steps move by one or two while that lowers the harm of real sampling.
+/// Hill climbing: computed steps move by one or two while that lowers the harm of real sampling. Moves whose predicted harm
+/// is far above the present one's are not sampled.
 fn improve(
     teachers: &[Teacher<'_>],
     schedule: &Schedule,
-    (gram, settings): (&Gram, &StepSearch),
+    (predicted, settings): (&Predicted<'_>, &StepSearch),
     start: Vec<bool>,
     watch: &mut dyn FnMut(f64) -> Result<(), TrainError>,
 ) -> Result<Vec<bool>, TrainError> {
-    let judge = |compute: &[bool]| -> Result<f64, TrainError> {
-        let plan = open_loop(gram, compute, settings.terms);
-        Ok(mean_log(&roll_out_all(teachers, schedule, &Forecaster::Plan(&plan))?.0))
+    /// A prediction this many times the present one still deserves a trial.
+    const HOPEFUL: f64 = 1.5;
+    let judge = |compute: &[bool], shared: Option<(&Fitted, usize)>| {
+        let run = fit(teachers, schedule, (settings.terms, compute), shared)?;
+        Ok::<_, TrainError>((overall(&run.harms), run))
     };
-    let mut best = (judge(&start)?, start);
-    watch(best.0)?;
+    let mut chosen = start;
+    let (mut least, mut run) = judge(&chosen, None)?;
+    watch(least)?;
     for _ in 0..settings.sweeps {
-        let before = best.0;
-        for (from, to) in moves(best.1.len()) {
-            if best.1.get(from) != Some(&true) || best.1.get(to) != Some(&false) {
+        let before = least;
+        for (from, to) in moves(chosen.len()) {
+            if chosen.get(from) != Some(&true) || chosen.get(to) != Some(&false) {
                 continue;
             }
-            let mut compute = best.1.clone();
+            let mut compute = chosen.clone();
             compute.swap(from, to);
-            let harm = judge(&compute)?;
-            if harm < best.0 {
-                best = (harm, compute);
-                watch(harm)?;
+            if predicted(&compute) > HOPEFUL * predicted(&chosen) {
+                continue;
+            }
+            let (harm, moved) = judge(&compute, Some((&run, from.min(to))))?;
+            if harm < least {
+                (least, run, chosen) = (harm, moved, compute);
+                watch(least)?;
             }
         }
-        if best.0 > before - 1e-3 {
+        if least > before - 1e-2 {
             break;
         }
     }
-    Ok(best.1)
+    Ok(chosen)
 }
 
 /// Moves of a computed step by one or two; the first and the last stay.
