@@ -4,6 +4,8 @@
 //! from candle's own operations, and stays differentiable towards its activations; weights are frozen. A row of a result
 //! depends neither on the other rows nor on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod convolution;
 mod differentiable;

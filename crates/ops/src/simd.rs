@@ -14,6 +14,8 @@ pub(crate) enum Level {
     Avx512 = 3,
     /// The same with products of bf16 pairs.
     Avx512Bf16 = 4,
+    /// The same with matrix tiles.
+    Amx = 5,
 }
 
 /// 0 until the machine has been asked.
@@ -26,6 +28,7 @@ pub(crate) fn level() -> Level {
         2 => Level::Avx2,
         3 => Level::Avx512,
         4 => Level::Avx512Bf16,
+        5 => Level::Amx,
         _ => {
             let found = detect();
             LEVEL.store(found as u8, Ordering::Relaxed);
@@ -48,7 +51,13 @@ fn detect() -> Level {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     match (avx2, avx512) {
-        (true, true) if is_x86_feature_detected!("avx512bf16") => Level::Avx512Bf16,
+        (true, true) if is_x86_feature_detected!("avx512bf16") => {
+            if crate::amx::available() {
+                Level::Amx
+            } else {
+                Level::Avx512Bf16
+            }
+        }
         (true, true) => Level::Avx512,
         (true, false) => Level::Avx2,
         _ => Level::Portable,
@@ -85,7 +94,7 @@ macro_rules! multiversion {
             match $crate::simd::level() {
                 // SAFETY: `level` found these instructions on this machine.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 => unsafe { wide($($argument),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Bf16 | $crate::simd::Level::Amx => unsafe { wide($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Level::Avx2 => unsafe { narrow($($argument),*) },

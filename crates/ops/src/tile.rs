@@ -27,7 +27,7 @@ impl Arithmetic {
     /// than it saves.
     pub(crate) fn of(precision: Precision) -> Self {
         let level = level();
-        Self { level, pairs: precision != Precision::F32 && level == Level::Avx512Bf16 }
+        Self { level, pairs: precision != Precision::F32 && level >= Level::Avx512Bf16 }
     }
 
     /// Values in one step.
@@ -222,9 +222,9 @@ unsafe fn tile<const ROWS: usize, const WIDTH: usize>(arithmetic: Arithmetic, po
     unsafe {
         match arithmetic.level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 if arithmetic.pairs => x86::tile_bf16::<ROWS, WIDTH>(pointers),
+            Level::Avx512Bf16 | Level::Amx if arithmetic.pairs => x86::tile_bf16::<ROWS, WIDTH>(pointers),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 | Level::Avx512 => x86::tile_avx512::<ROWS, WIDTH>(pointers),
+            Level::Amx | Level::Avx512Bf16 | Level::Avx512 => x86::tile_avx512::<ROWS, WIDTH>(pointers),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => x86::tile_avx2::<ROWS, WIDTH>(pointers),
             _ => tile_plain::<ROWS, WIDTH, false>(pointers),

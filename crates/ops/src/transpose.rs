@@ -20,7 +20,7 @@ pub(crate) fn transpose<T: Word>(source: &[T], source_step: usize, rows: usize, 
     assert!((LANES - 1) * target_step + rows <= target.len());
     let whole = match level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => {
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => {
             for row in (0..rows / LANES * LANES).step_by(LANES) {
                 let (source, target) = (&source[row * source_step..], &mut target[row..]);
                 // SAFETY: sixteen rows and columns lie inside both slices by the assertions; AVX-512 was found.

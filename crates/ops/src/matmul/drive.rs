@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::{Buffer, Operand, Packed, RowScratch, Rows, TILE_COLUMNS, TILE_ROWS, TILE_SUMS, Tile};
+use super::{Buffer, Operand, Packed, RowScratch, Rows, TILE_COLUMNS, TILE_ROWS, Tile};
 
 /// Steps of a panel that stay in the second-level cache while the rows of a block pass: 288 KiB.
 const BLOCK_STEPS: usize = 1152;
@@ -11,6 +11,12 @@ const BLOCK_STEPS: usize = 1152;
 const BLOCK_ROWS: usize = 32 * TILE_ROWS;
 /// Most bytes of a block's rows.
 const BLOCK_BYTES: usize = 2 << 20;
+/// Most rows of a block of matrix tiles.
+const TILED_BLOCK_ROWS: usize = 512;
+/// Most bytes of such a block's rows: half the second-level cache of the machines that have them.
+const TILED_BLOCK_BYTES: usize = 1 << 20;
+/// Steps of a panel that pass a block of matrix tiles at a time.
+const TILED_STEPS: usize = 576;
 /// Bytes of a weight that passes from the second-level cache.
 const SMALL_WEIGHT: usize = 1 << 20;
 /// Multiply-adds below which waking another thread costs more than it saves.
@@ -28,9 +34,9 @@ pub(crate) struct Finished<'a> {
     /// Columns that count.
     pub(crate) columns: usize,
     /// Row after row of [`TILE_COLUMNS`].
-    pub(crate) sums: &'a [f32; TILE_SUMS],
+    pub(crate) sums: &'a [f32],
     /// The tile [`Product::pair`] panels on, or the same tile again.
-    pub(crate) paired: &'a [f32; TILE_SUMS],
+    pub(crate) paired: &'a [f32],
 }
 
 /// What becomes of finished tiles. Each tile comes once; tiles of different threads come at the same time.
@@ -68,7 +74,7 @@ fn part(range: &Range<usize>, parts: usize, index: usize) -> Range<usize> {
 impl<Out: Sink> Product<'_, Out> {
     /// Computes the product on the current rayon pool.
     pub(crate) fn run(&self) {
-        let row_tiles = 0..self.rows.len().div_ceil(TILE_ROWS);
+        let row_tiles = 0..self.rows.len().div_ceil(self.packed.kernel.rows());
         let panels = 0..self.pair.unwrap_or(self.packed.panels());
         if row_tiles.is_empty() || panels.is_empty() {
             return;
@@ -93,42 +99,56 @@ impl<Out: Sink> Product<'_, Out> {
         }
         // Whoever has many rows shares them out, as a row is then converted once. More tasks than threads even out what
         // else the machine does, but a task of less than a block would stream the panels for too few rows.
-        ((row_tiles * TILE_ROWS / BLOCK_ROWS).clamp(threads, 4 * threads), 1)
+        let rows = row_tiles * self.packed.kernel.rows();
+        ((rows / BLOCK_ROWS).clamp(threads, 4 * threads), 1)
     }
 
     /// A part of the rows by a part of the panels, block of rows after block of rows.
     fn run_task(&self, row_tiles: &Range<usize>, panels: &Range<usize>) {
         let mut scratch = SCRATCH.take();
-        let row_bytes = self.packed.steps * self.packed.kernel.operand.row_step_bytes();
-        // A weight that stays in the second-level cache leaves less room for rows, and loses nothing by passing often.
-        let most = if self.packed.bytes() <= SMALL_WEIGHT { BLOCK_ROWS / 2 } else { BLOCK_ROWS };
-        let block_tiles = (BLOCK_BYTES / row_bytes.max(1)).clamp(4 * TILE_ROWS, most) / TILE_ROWS;
-        let blocks = row_tiles.len().div_ceil(block_tiles);
+        #[cfg(target_arch = "x86_64")]
+        let _tiles = self.packed.kernel.is_tiled().then(crate::amx::Tiles::shape);
+        let blocks = row_tiles.len().div_ceil(self.block_tiles());
         for block in 0..blocks {
             self.run_block(&part(row_tiles, blocks, block), panels, &mut scratch);
         }
         SCRATCH.set(scratch);
     }
 
+    /// Tiles of rows that stay in the caches while the panels pass.
+    fn block_tiles(&self) -> usize {
+        let kernel = &self.packed.kernel;
+        let row_bytes = (self.packed.steps * kernel.operand.row_step_bytes()).max(1);
+        if kernel.is_tiled() {
+            return (TILED_BLOCK_BYTES / row_bytes / kernel.rows()).clamp(2, TILED_BLOCK_ROWS / kernel.rows());
+        }
+        // A weight that stays in the second-level cache leaves less room for rows, and loses nothing by passing often.
+        let most = if self.packed.bytes() <= SMALL_WEIGHT { BLOCK_ROWS / 2 } else { BLOCK_ROWS };
+        (BLOCK_BYTES / row_bytes).clamp(4 * TILE_ROWS, most) / TILE_ROWS
+    }
+
     /// A block of rows, loaded once, by a part of the panels.
     fn run_block(&self, row_tiles: &Range<usize>, panels: &Range<usize>, scratch: &mut RowScratch) {
-        let first = row_tiles.start * TILE_ROWS;
-        let count = (row_tiles.end * TILE_ROWS).min(self.rows.len()) - first;
+        let height = self.packed.kernel.rows();
+        let first = row_tiles.start * height;
+        let count = (row_tiles.end * height).min(self.rows.len()) - first;
         self.rows.load(first, count, &self.packed.kernel, scratch);
         let mut sums = std::mem::take(&mut scratch.sums);
         let (parts, per_tile) = (self.depth_parts(), if self.pair.is_some() { 2 } else { 1 });
         let kept = if parts > 1 { row_tiles.len() } else { 1 };
-        sums.reserve(kept * per_tile * TILE_SUMS * 4);
+        sums.reserve(kept * per_tile * self.tile_sums() * 4);
         for panel in panels.clone() {
             let next = if panel + 1 == panels.end { Some(self.rows.lies_at(first + count)) } else { None };
             for depth_part in 0..parts {
-                let steps = part(&(0..self.packed.steps), parts, depth_part);
+                let run = self.packed.kernel.step_multiple();
+                let runs = part(&(0..self.packed.steps / run), parts, depth_part);
+                let steps = runs.start * run..runs.end * run;
                 for (index, tile) in row_tiles.clone().enumerate() {
-                    let first_row = tile * TILE_ROWS;
+                    let first_row = tile * height;
                     let place = Place {
                         first,
                         first_row,
-                        rows: (first + count - first_row).min(TILE_ROWS),
+                        rows: (first + count - first_row).min(height),
                         panel,
                         slot: if kept > 1 { index * per_tile } else { 0 },
                         next: next.and_then(|next| {
@@ -154,25 +174,34 @@ impl<Out: Sink> Product<'_, Out> {
     /// Results do not notice, as sums are kept exactly in between. An int8 panel is small enough to stay whole.
     fn depth_parts(&self) -> usize {
         match self.packed.kernel.operand {
+            _ if self.packed.kernel.is_tiled() => self.packed.steps.div_ceil(TILED_STEPS).max(1),
             Operand::Int8 => 1,
-            Operand::F32 | Operand::Bf16 | Operand::Bf16Widened => self.packed.steps.div_ceil(BLOCK_STEPS).max(1),
+            _ => self.packed.steps.div_ceil(BLOCK_STEPS).max(1),
         }
+    }
+
+    /// Sums of a tile.
+    fn tile_sums(&self) -> usize {
+        self.packed.kernel.rows() * TILE_COLUMNS
     }
 
     /// Some steps of a tile, and of the one paired with it.
     fn run_tile(&self, place: &Place, steps: &Range<usize>, scratch: &RowScratch, sums: &mut Buffer) {
         let offset = steps.start * self.packed.kernel.operand.row_step_bytes();
         let mut pointers = [std::ptr::null(); TILE_ROWS];
-        for (row, pointer) in pointers[..place.rows].iter_mut().enumerate() {
+        for (row, pointer) in pointers.iter_mut().take(place.rows).enumerate() {
             *pointer = self.rows.pointer(place.first_row + row, place.first, scratch).wrapping_add(offset);
         }
         for (pair, panel) in self.panels_of(place.panel).enumerate() {
-            let start = (place.slot + pair) * TILE_SUMS * 4;
-            assert!(start + TILE_SUMS * 4 <= sums.bytes(), "a tile lies outside the scratch");
+            let start = (place.slot + pair) * self.tile_sums() * 4;
+            assert!(start + self.tile_sums() * 4 <= sums.bytes(), "a tile lies outside the scratch");
+            let columns = (self.packed.shape.outputs - panel * TILE_COLUMNS).min(TILE_COLUMNS);
             let panel = self.packed.panel(panel, steps);
             let tile = Tile {
                 rows: place.rows,
                 pointers: &pointers,
+                stride: scratch.stride,
+                columns,
                 steps: steps.len(),
                 panel,
                 ahead: place.next.unwrap_or(panel),
@@ -194,16 +223,17 @@ impl<Out: Sink> Product<'_, Out> {
     fn finish(&self, place: &Place, scratch: &RowScratch, sums: &mut Buffer) {
         if self.packed.kernel.operand == Operand::Int8 {
             for (pair, panel) in self.panels_of(place.panel).enumerate() {
-                let start = (place.slot + pair) * TILE_SUMS;
-                self.scale_sums(place, panel, scratch, &mut sums.words_mut()[start..start + TILE_SUMS]);
+                let start = (place.slot + pair) * self.tile_sums();
+                self.scale_sums(place, panel, scratch, &mut sums.words_mut()[start..start + self.tile_sums()]);
             }
         }
         let tile = |slot: usize| {
-            assert!((slot + 1) * TILE_SUMS * 4 <= sums.bytes(), "a tile lies outside the scratch");
+            let length = self.tile_sums();
+            assert!((slot + 1) * length * 4 <= sums.bytes(), "a tile lies outside the scratch");
             #[allow(unsafe_code, reason = "the buffer holds whole tiles of f32, aligned to a cache line")]
             // SAFETY: in bounds by the assertion.
             unsafe {
-                &*sums.as_ptr().wrapping_add(slot * TILE_SUMS * 4).cast::<[f32; TILE_SUMS]>()
+                std::slice::from_raw_parts(sums.as_ptr().wrapping_add(slot * length * 4).cast::<f32>(), length)
             }
         };
         let first_column = place.panel * TILE_COLUMNS;

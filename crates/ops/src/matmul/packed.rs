@@ -49,7 +49,7 @@ impl Packed {
 
     /// Packs `weight(output, depth)` for `kernel`.
     pub(crate) fn for_kernel(shape: PackedShape, kernel: Kernel, weight: impl Fn(usize, usize) -> f32 + Sync) -> Self {
-        let steps = shape.depth.div_ceil(kernel.operand.step());
+        let steps = shape.depth.div_ceil(kernel.operand.step()).next_multiple_of(kernel.step_multiple());
         let words = steps * TILE_COLUMNS;
         let mut data = Buffer::zeroed(shape.outputs.div_ceil(TILE_COLUMNS) * words * 4);
         let mut columns = vec![Int8Column::default(); if kernel.operand == Operand::Int8 { shape.outputs } else { 0 }];

@@ -53,7 +53,7 @@ impl<'a> Rows<'a> {
         let row_bytes = self.depth.div_ceil(kernel.operand.step()) * kernel.operand.row_step_bytes();
         // One line more than needed: rows a power of two apart would fight for the same cache sets.
         scratch.stride = row_bytes.next_multiple_of(64) + 64;
-        scratch.rows.reserve(count * scratch.stride);
+        scratch.rows.reserve(count.next_multiple_of(kernel.rows()) * scratch.stride);
         scratch.scales.clear();
         for (index, row) in self.values.chunks_exact(self.depth).skip(first).take(count).enumerate() {
             let words = scratch.stride / 4;
@@ -62,6 +62,8 @@ impl<'a> Rows<'a> {
                 Operand::Int8 => scratch.scales.push(quantise(row, target)),
                 _ => convert(row, kernel, target),
             }
+            // A kernel of whole runs of steps reads on behind the depth, where the panel is zero: so must not be a NaN.
+            target[row_bytes / 4..].fill(0);
         }
     }
 
@@ -89,7 +91,7 @@ pub(crate) fn convert(row: &[f32], kernel: &Kernel, target: &mut [u32]) {
                 *last = 0;
             }
             #[cfg(target_arch = "x86_64")]
-            if kernel.level == Level::Avx512Bf16 {
+            if kernel.level >= Level::Avx512Bf16 {
                 #[allow(unsafe_code, reason = "a bf16 kernel is only chosen on a machine with AVX512-BF16")]
                 // SAFETY: two bytes per element fit the target, as asserted by its callers' strides.
                 unsafe {

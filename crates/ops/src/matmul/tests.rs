@@ -46,10 +46,16 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let precision = prop_oneof![Just(Precision::F32), Just(Precision::Bf16), Just(Precision::Int8)];
-    let limit = prop_oneof![Just(Level::Portable), Just(Level::Avx2), Just(Level::Avx512), Just(Level::Avx512Bf16)];
+    let limit = prop_oneof![
+        Just(Level::Portable),
+        Just(Level::Avx2),
+        Just(Level::Avx512),
+        Just(Level::Avx512Bf16),
+        Just(Level::Amx)
+    ];
     // Depths beyond a block are rare but must come.
     let depth = prop_oneof![4 => 1..70usize, 1 => 2000..2600usize];
-    (0..40usize, depth, 1..200usize, precision, limit, any::<u64>()).prop_map(
+    (0..80usize, depth, 1..200usize, precision, limit, any::<u64>()).prop_map(
         |(rows, depth, outputs, precision, limit, seed)| Case { rows, depth, outputs, precision, limit, seed },
     )
 }
