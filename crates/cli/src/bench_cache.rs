@@ -5,6 +5,8 @@
 //! picture of the same prompt and seed.
 
 pub(crate) mod contender;
+mod grid;
+mod margin;
 mod measure;
 pub(crate) mod options;
 mod plot;
@@ -33,7 +35,11 @@ use table::{Setting, Table};
 /// A wrong call, a model that cannot be loaded, a folder that cannot be written, or Ctrl-C.
 pub(crate) fn run(options: BenchCacheOptions, verbosity: Verbosity) -> anyhow::Result<()> {
     machine::check_device(Some(&options.device))?;
-    let contenders = contenders(&options.policies)?;
+    let mut contenders = contenders(&options.policies)?;
+    if options.grid {
+        let grid = grid::contenders(options.steps.unwrap_or(DEFAULT_STEPS))?;
+        contenders.extend(grid.into_iter().filter(|rival| !options.policies.contains(&rival.spelling())));
+    }
     let prompts = collect_prompts(&options.prompt, options.prompt_file.as_deref())?;
     prompts.iter().try_for_each(|prompt| check_prompt("a prompt", prompt))?;
     if options.seeds == 0 || options.rounds == 0 {

@@ -2,12 +2,13 @@
 
 use refrain_cache::{Plan, Planned, Site};
 use refrain_media::Picture;
-use refrain_metrics::{batch, median, psnr_capped};
+use refrain_metrics::{batch, median, percentile, psnr_capped};
 use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline, Progress as StepProgress};
 use refrain_samplers::NoiseKind;
 use std::ops::ControlFlow;
 
 use super::contender::Contender;
+use super::margin::margin;
 use super::table::Row;
 use crate::cache::CacheChoice;
 use crate::errors::{interrupted, usage};
@@ -145,7 +146,10 @@ impl<'a> Bench<'a> {
     pub(crate) fn rows(&self) -> Vec<Row> {
         let uncached = self.entries.first().map_or(f64::NAN, |entry| middle(&entry.seconds));
         let measured = self.entries.iter().filter(|entry| !entry.seconds.is_empty() && !entry.psnr.is_empty());
-        measured.map(|entry| entry.row(uncached)).collect()
+        let mut rows: Vec<Row> = measured.map(|entry| entry.row(uncached)).collect();
+        let margins: Vec<Option<f64>> = rows.iter().map(|row| margin(&rows, row)).collect();
+        rows.iter_mut().zip(margins).for_each(|(row, margin)| row.margin = margin);
+        rows
     }
 
     /// The first picture of every row.
@@ -263,6 +267,8 @@ impl Entry {
             seconds_min: self.seconds.iter().copied().fold(f64::INFINITY, f64::min),
             seconds_max: self.seconds.iter().copied().fold(0.0, f64::max),
             psnr_min: self.psnr.iter().copied().fold(f64::INFINITY, f64::min),
+            psnr_p5: percentile(&self.psnr, 5.0).ok().flatten().unwrap_or(f64::NAN),
+            margin: None,
             images: self.seconds.len(),
         }
     }

@@ -14,6 +14,9 @@ pub(crate) struct BenchCacheOptions {
     /// and each policy gets the `steps:K` of its own speed as a rival
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = DEFAULT_POLICIES, help_heading = "Bench")]
     pub(crate) policies: Vec<String>,
+    /// Measure every hand-made policy under a grid of settings, and fewer steps in ten sizes
+    #[arg(long, help_heading = "Bench")]
+    pub(crate) grid: bool,
     /// Do not add rivals of equal speed
     #[arg(long, help_heading = "Bench")]
     pub(crate) no_rivals: bool,

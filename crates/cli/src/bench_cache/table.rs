@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// One contender, over all prompts, seeds and rounds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub(crate) struct Row {
     /// As spelled in `--policies`.
     pub(crate) policy: String,
@@ -29,6 +29,10 @@ pub(crate) struct Row {
     pub(crate) seconds_max: f64,
     /// Lowest PSNR of any picture.
     pub(crate) psnr_min: f64,
+    /// PSNR that 95 % of the pictures reach.
+    pub(crate) psnr_p5: f64,
+    /// Decibels above the best other kind of contender at this speed.
+    pub(crate) margin: Option<f64>,
     /// Images measured.
     pub(crate) images: usize,
 }
@@ -102,12 +106,12 @@ impl Table {
     /// A Markdown table with its setting.
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::from(
-            "| policy | s/image (min–max) | speed-up | computed | FLOPs | PSNR dB (min) | SSIM | rel. L2 | features |\n\
-             |---|---|---|---|---|---|---|---|---|\n",
+            "| policy | s/image (min–max) | speed-up | computed | FLOPs | PSNR dB (5 %, min) | margin dB | SSIM | rel. L2 | features |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             text.push_str(&format!(
-                "| {} | {:.3} ({:.3}–{:.3}) | {:.2}× | {:.0} % | {:.0} % | {:.1} ({:.1}) | {:.3} | {:.4} | {} |\n",
+                "| {} | {:.3} ({:.3}–{:.3}) | {:.2}× | {:.0} % | {:.0} % | {:.1} ({:.1}, {:.1}) | {} | {:.3} | {:.4} | {} |\n",
                 row.policy,
                 row.seconds_per_image,
                 row.seconds_min,
@@ -116,24 +120,30 @@ impl Table {
                 row.computed_share * 100.0,
                 row.flops_share * 100.0,
                 row.psnr,
+                row.psnr_p5,
                 row.psnr_min,
+                row.margin.map_or("–".to_owned(), |margin| format!("{margin:+.1}")),
                 row.ssim,
                 row.rel_l2,
                 indicatif::HumanBytes(row.feature_bytes)
             ));
         }
-        format!("{text}\n{}. PSNR 100 means identical to `off`.\n", self.setting.line())
+        format!(
+            "{text}\n{}. PSNR 100 means identical to `off`. Margin: above the best other \
+             kind of contender at the same speed.\n",
+            self.setting.line()
+        )
     }
 
     /// Comma-separated values with a header line.
     pub(crate) fn csv(&self) -> String {
         let mut text = String::from(
             "policy,seconds_per_image,speedup,computed_share,flops_share,psnr,ssim,rel_l2,feature_bytes,seconds_min,\
-             seconds_max,psnr_min,images\n",
+             seconds_max,psnr_min,images,psnr_p5,margin\n",
         );
         for row in &self.rows {
             text.push_str(&format!(
-                "{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
                 row.policy,
                 row.seconds_per_image,
                 row.speedup,
@@ -146,7 +156,9 @@ impl Table {
                 row.seconds_min,
                 row.seconds_max,
                 row.psnr_min,
-                row.images
+                row.images,
+                row.psnr_p5,
+                row.margin.map(|margin| margin.to_string()).unwrap_or_default()
             ));
         }
         text
@@ -172,11 +184,13 @@ mod tests {
             seconds_min: 0.29,
             seconds_max: 0.33,
             psnr_min: 28.0,
+            psnr_p5: 28.5,
+            margin: Some(1.0),
             images: 4,
         };
         let table = Table { setting: Setting::default(), rows: vec![row.clone(), row] };
         assert_eq!(table.csv().lines().count(), 3);
-        assert_eq!(table.csv().lines().next().map(|line| line.split(',').count()), Some(13));
+        assert_eq!(table.csv().lines().next().map(|line| line.split(',').count()), Some(15));
         assert!(
             table.markdown().contains("| taylor:n=2 | 0.300 (0.290\u{2013}0.330) | 1.50\u{d7} |"),
             "{}",

@@ -30,7 +30,7 @@ pub(super) fn oil(frame: &Planes) -> Planes {
 
 pub(super) fn pixel_art(frame: &Planes) -> Planes {
     let (width, height) = (frame.width(), frame.height());
-    let means = frame.map(|plane| cell_means(plane));
+    let means = frame.map(cell_means);
     let inked = contrast(&means, 1.3).saturated(1.6).map(|plane| plane.map(|value| stairs(value, 5)));
     inked.map(|cells| Plane::from_fn(width, height, |x, y| cells.values[y / CELL * cells.width + x / CELL]))
 }
