@@ -119,8 +119,10 @@ pub(crate) struct Block<'a> {
     pub(crate) panel: *const u8,
     /// Columns that count, rounded up to 16 here.
     pub(crate) columns: usize,
-    /// [`COLUMNS`] sums in each row, rows one after the other.
-    pub(crate) sums: *mut f32,
+    /// First row of sums of each tile of rows.
+    pub(crate) sums: (*mut f32, *mut f32),
+    /// Sums from one row to the next.
+    pub(crate) sums_step: usize,
     /// Whether to add to what `sums` holds.
     pub(crate) accumulate: bool,
 }
@@ -134,7 +136,7 @@ pub(crate) unsafe fn multiply(numbers: Numbers, block: &Block<'_>) {
     let mut column = 0;
     while column < block.columns {
         let panel = block.panel.wrapping_add(column * 4);
-        let sums = block.sums.wrapping_add(column);
+        let sums = (block.sums.0.wrapping_add(column), block.sums.1.wrapping_add(column));
         let wide = block.columns - column > ROWS;
         // SAFETY: the caller's promise; the columns lie inside the panel.
         unsafe {
@@ -157,11 +159,11 @@ pub(crate) unsafe fn multiply(numbers: Numbers, block: &Block<'_>) {
 macro_rules! tile_loop {
     ($name:ident($($second:ident)?), zero: [$($zero:literal),*], load: [$($load:literal),*], step: [$($step:literal),*],
      store: [$($store:literal),*]) => {
-        unsafe fn $name(block: &Block<'_>, $($second: *const u8,)? panel: *const u8, sums: *mut f32) {
+        unsafe fn $name(block: &Block<'_>, $($second: *const u8,)? panel: *const u8, sums: (*mut f32, *mut f32)) {
             // SAFETY: by the caller of `multiply`; the registers were shaped for whole tiles.
             unsafe {
                 if block.accumulate {
-                    asm!($($load),*, sums = in(reg) sums, apart = in(reg) COLUMNS * 4, options(nostack));
+                    asm!($($load),*, sums = in(reg) sums.0, lower = in(reg) sums.1, apart = in(reg) block.sums_step * 4, options(nostack));
                 } else {
                     asm!($($zero),*, options(nostack, nomem));
                 }
@@ -188,7 +190,7 @@ macro_rules! tile_loop {
                         options(nostack),
                     );
                 }
-                asm!($($store),*, sums = in(reg) sums, apart = in(reg) COLUMNS * 4, options(nostack),
+                asm!($($store),*, sums = in(reg) sums.0, lower = in(reg) sums.1, apart = in(reg) block.sums_step * 4, options(nostack),
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _);
             }
@@ -202,29 +204,29 @@ macro_rules! tile_loops {
         tile_loop!($wide(second),
             zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
             load: ["tileloadd tmm0, [{sums} + {apart}*1]", "tileloadd tmm1, [{sums} + {apart}*1 + 64]",
-                   "tileloadd tmm2, [{sums} + {apart}*1 + 4096]", "tileloadd tmm3, [{sums} + {apart}*1 + 4160]"],
+                   "tileloadd tmm2, [{lower} + {apart}*1]", "tileloadd tmm3, [{lower} + {apart}*1 + 64]"],
             step: ["tileloadd tmm6, [{panel} + {apart}*1]", "tileloadd tmm4, [{row} + {stride}*1]", $p0,
                    "tileloadd tmm7, [{panel} + {apart}*1 + 64]", $p1,
                    "lea {row}, [{second} + {offset}]", "tileloadd tmm5, [{row} + {stride}*1]", $p2, $p3],
             store: ["tilestored [{sums} + {apart}*1], tmm0", "tilestored [{sums} + {apart}*1 + 64], tmm1",
-                    "tilestored [{sums} + {apart}*1 + 4096], tmm2", "tilestored [{sums} + {apart}*1 + 4160], tmm3"]);
+                    "tilestored [{lower} + {apart}*1], tmm2", "tilestored [{lower} + {apart}*1 + 64], tmm3"]);
         tile_loop!($flat(),
             zero: ["tilezero tmm0", "tilezero tmm1"],
-            load: ["tileloadd tmm0, [{sums} + {apart}*1]", "tileloadd tmm1, [{sums} + {apart}*1 + 64]"],
+            load: ["tileloadd tmm0, [{sums} + {apart}*1]", "tileloadd tmm1, [{sums} + {apart}*1 + 64] # {lower}"],
             step: ["tileloadd tmm6, [{panel} + {apart}*1]", "tileloadd tmm4, [{row} + {stride}*1]", $p0,
                    "tileloadd tmm7, [{panel} + {apart}*1 + 64]", $p1],
-            store: ["tilestored [{sums} + {apart}*1], tmm0", "tilestored [{sums} + {apart}*1 + 64], tmm1"]);
+            store: ["tilestored [{sums} + {apart}*1], tmm0", "tilestored [{sums} + {apart}*1 + 64], tmm1 # {lower}"]);
         tile_loop!($narrow(second),
             zero: ["tilezero tmm0", "tilezero tmm2"],
-            load: ["tileloadd tmm0, [{sums} + {apart}*1]", "tileloadd tmm2, [{sums} + {apart}*1 + 4096]"],
+            load: ["tileloadd tmm0, [{sums} + {apart}*1]", "tileloadd tmm2, [{lower} + {apart}*1]"],
             step: ["tileloadd tmm6, [{panel} + {apart}*1]", "tileloadd tmm4, [{row} + {stride}*1]", $p0,
                    "lea {row}, [{second} + {offset}]", "tileloadd tmm5, [{row} + {stride}*1]", $p2],
-            store: ["tilestored [{sums} + {apart}*1], tmm0", "tilestored [{sums} + {apart}*1 + 4096], tmm2"]);
+            store: ["tilestored [{sums} + {apart}*1], tmm0", "tilestored [{lower} + {apart}*1], tmm2"]);
         tile_loop!($single(),
             zero: ["tilezero tmm0"],
-            load: ["tileloadd tmm0, [{sums} + {apart}*1]"],
+            load: ["tileloadd tmm0, [{sums} + {apart}*1] # {lower}"],
             step: ["tileloadd tmm6, [{panel} + {apart}*1]", "tileloadd tmm4, [{row} + {stride}*1]", $p0],
-            store: ["tilestored [{sums} + {apart}*1], tmm0"]);
+            store: ["tilestored [{sums} + {apart}*1], tmm0 # {lower}"]);
     };
 }
 

@@ -8,6 +8,8 @@ mod engine;
 mod packing;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use std::sync::{Arc, OnceLock};
 

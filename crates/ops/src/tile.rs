@@ -30,6 +30,11 @@ impl Arithmetic {
         Self { level, pairs: precision != Precision::F32 && level >= Level::Avx512Bf16 }
     }
 
+    /// Whether products go through matrix tiles where they can.
+    pub(crate) fn is_tiled(self) -> bool {
+        self.pairs && self.level == Level::Amx
+    }
+
     /// Values in one step.
     pub(crate) fn per_step(self) -> usize {
         if self.pairs { 2 } else { 1 }

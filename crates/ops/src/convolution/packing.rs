@@ -1,6 +1,8 @@
 //! Weights of a convolution, laid out for the tile's inner loop.
 
+use crate::matmul;
 use crate::tile::{Arithmetic, LANES, Steps, panel_widths};
+use crate::types::Precision;
 
 /// Steps of the inner loop in one block of channels: a panel of them stays in the first-level cache.
 const STEPS_PER_BLOCK: usize = 288;
@@ -12,8 +14,15 @@ pub(crate) struct TapSet {
     pub(crate) taps: Vec<(usize, usize)>,
     /// Row and column of the result's pixel among those that share an input pixel.
     pub(crate) phase: (usize, usize),
-    /// Block by block of channels, panel by panel, step by step.
+    /// Block by block of channels, panel by panel, step by step. Empty for matrix tiles.
     words: Vec<u32>,
+    /// For matrix tiles: the depth is tap after tap, in each the channels up to whole runs.
+    pub(crate) tiled: Option<matmul::Packed>,
+}
+
+/// Channels of a tap in the weight of matrix tiles: whole runs of 16 pairs.
+pub(crate) fn tiled_channels(channels: usize) -> usize {
+    channels.next_multiple_of(2 * LANES)
 }
 
 /// Packed weights of a convolution.
@@ -48,14 +57,22 @@ impl Weight<'_> {
     }
 }
 
+/// Widths of the panels of a weight for matrix tiles: whole ones, and what is left.
+fn tiled_widths(columns: usize) -> Vec<usize> {
+    let vectors = columns.div_ceil(LANES);
+    let whole = matmul::TILE_COLUMNS / LANES;
+    (0..vectors).step_by(whole).map(|first| whole.min(vectors - first)).collect()
+}
+
 impl Packed {
     /// The kernel as it is.
     pub(crate) fn plain(weight: Weight<'_>, arithmetic: Arithmetic) -> Self {
         let taps: Vec<_> =
             (0..weight.kernel * weight.kernel).map(|tap| (tap / weight.kernel, tap % weight.kernel)).collect();
         let mut packed = Self::empty(weight, arithmetic, 1, taps.len());
-        let words = packed.words(taps.len(), |out, input, tap| weight.at(out, input, taps[tap].0, taps[tap].1));
-        packed.sets.push(TapSet { taps, phase: (0, 0), words });
+        let value = |out, input, tap: usize| weight.at(out, input, taps[tap].0, taps[tap].1);
+        let (words, tiled) = packed.factors(taps.len(), value);
+        packed.sets.push(TapSet { taps, phase: (0, 0), words, tiled });
         packed
     }
 
@@ -72,12 +89,12 @@ impl Packed {
                 (_, 0) => 0..2,
                 _ => 2..3,
             };
-            let words = packed.words(4, |out, input, tap| {
+            let (words, tiled) = packed.factors(4, |out, input, tap: usize| {
                 let columns = rows(phase.1, tap % 2);
                 let sum = |row: usize| columns.clone().map(|column| weight.at(out, input, row, column)).sum::<f32>();
                 rows(phase.0, tap / 2).map(sum).sum()
             });
-            packed.sets.push(TapSet { taps, phase, words });
+            packed.sets.push(TapSet { taps, phase, words, tiled });
         }
         packed
     }
@@ -90,7 +107,7 @@ impl Packed {
             out_channels: weight.out,
             factor,
             sets: Vec::new(),
-            panels: panel_widths(weight.out),
+            panels: if arithmetic.is_tiled() { tiled_widths(weight.out) } else { panel_widths(weight.out) },
             channel_steps,
             block_steps: (STEPS_PER_BLOCK / taps.max(1)).clamp(1, channel_steps.max(1)),
         }
@@ -99,6 +116,24 @@ impl Packed {
     /// Output channels with those that fill the last panel.
     fn columns(&self) -> usize {
         self.panels.iter().sum::<usize>() * LANES
+    }
+
+    /// The weight of a set, for matrix tiles or for the tile's inner loop.
+    fn factors(
+        &self,
+        taps: usize,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> (Vec<u32>, Option<matmul::Packed>) {
+        if !self.arithmetic.is_tiled() {
+            return (self.words(taps, weight), None);
+        }
+        let channels = tiled_channels(self.in_channels);
+        let shape = matmul::PackedShape { outputs: self.out_channels, depth: taps * channels };
+        let packed = matmul::Packed::new(shape, Precision::Bf16, |out, depth| match depth % channels {
+            input if input < self.in_channels => weight(out, input, depth / channels),
+            _ => 0.0,
+        });
+        (Vec::new(), Some(packed))
     }
 
     fn words(&self, taps: usize, weight: impl Fn(usize, usize, usize) -> f32) -> Vec<u32> {
@@ -129,6 +164,14 @@ impl Packed {
     pub(crate) fn weight(&self) -> Vec<f32> {
         let Some(set) = self.sets.first() else { return Vec::new() };
         let (taps, per_step) = (set.taps.len(), self.arithmetic.per_step());
+        if let Some(tiled) = &set.tiled {
+            let channels = tiled_channels(self.in_channels);
+            let value = |index: usize| {
+                let (pair, tap) = (index / taps, index % taps);
+                tiled.value(pair / self.in_channels, tap * channels + pair % self.in_channels)
+            };
+            return (0..self.out_channels * self.in_channels * taps).map(value).collect();
+        }
         let mut values = vec![0.0; self.out_channels * self.in_channels * taps];
         for first in (0..self.channel_steps).step_by(self.block_steps) {
             let mut before = 0;
@@ -153,7 +196,7 @@ impl Packed {
 
     /// Bytes of the packed words.
     pub(crate) fn bytes(&self) -> usize {
-        self.sets.iter().map(|set| set.words.len() * 4).sum()
+        self.sets.iter().map(|set| set.words.len() * 4 + set.tiled.as_ref().map_or(0, matmul::Packed::bytes)).sum()
     }
 
     /// The part of a set's words for the block that starts at channel step `first` and the panel that starts at column

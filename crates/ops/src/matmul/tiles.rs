@@ -1,7 +1,7 @@
 //! Tile kernels for machines with matrix tiles: 32 rows by 64 columns.
 #![allow(unsafe_code, reason = "assembly on raw addresses that the caller vouches for")]
 
-use super::kernel::Tile;
+use super::{TILE_COLUMNS, kernel::Tile};
 use crate::amx::{self, Block, Numbers, ROWS};
 
 /// Most runs of 16 steps in one call, more than the driver asks for.
@@ -45,7 +45,8 @@ unsafe fn multiply(numbers: Numbers, tile: &Tile<'_>) {
         offsets: &OFFSETS[..tile.steps / ROWS],
         panel: tile.panel,
         columns: tile.columns,
-        sums: tile.sums,
+        sums: (tile.sums, tile.sums.wrapping_add(ROWS * TILE_COLUMNS)),
+        sums_step: TILE_COLUMNS,
         accumulate: tile.accumulate,
     };
     // SAFETY: by the caller; steps of a panel come in whole runs, and rows were converted in whole tiles.
