@@ -105,6 +105,23 @@ impl Context {
         self.visit(site, Evidence::None, compute)
     }
 
+    /// The stage of a U-Net below its skip connection `stage`, `hidden`: [`Context::run`] for [`Site::stage`], which lets a
+    /// policy look at what enters.
+    ///
+    /// # Errors
+    /// Those of `compute`.
+    pub fn stage(
+        &mut self,
+        stage: usize,
+        hidden: &Tensor,
+        compute: impl FnOnce(&mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if self.live.is_none() {
+            return compute(self);
+        }
+        self.visit(Site::stage(stage), Evidence::Stage { hidden }, compute)
+    }
+
     /// A stack of `count` blocks; `block` applies the i-th. Span policies may skip runs of blocks:
     /// what these last added to the hidden states is then added again.
     ///

@@ -56,6 +56,11 @@ pub enum Evidence<'a> {
         /// Hidden states that enter the span.
         hidden: &'a Tensor,
     },
+    /// A stage of a U-Net is about to run.
+    Stage {
+        /// What enters it: the skip connection of its number.
+        hidden: &'a Tensor,
+    },
     /// The whole model is about to run.
     Model {
         /// Its input.

@@ -2,8 +2,10 @@
 //! and no network. Its card is `weights/README.md`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use refrain_pipeline::{EmbeddedFile, ModelSource};
+use anyhow::Context as _;
+use refrain_pipeline::{EmbeddedFile, ModelSource, SingleFile};
 
 use crate::errors::usage;
 
@@ -45,7 +47,7 @@ impl NamedModel {
     /// The model of `-m`; the built-in one without it.
     ///
     /// # Errors
-    /// A path that is no folder with a `model_index.json` (exit 2).
+    /// A path that is neither a folder nor a file of one piece (exit 2), or a damaged file (exit 1).
     pub(crate) fn find(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path.filter(|path| *path != Path::new(NAME)) else {
             return Ok(Self { source: ModelSource::Embedded(FILES), name: NAME.to_owned() });
@@ -54,8 +56,14 @@ impl NamedModel {
         if !path.exists() {
             return Err(usage(format!("model {shown}: no such folder; leave -m out for the built-in model")));
         }
+        if path.is_file() && path.extension().is_some_and(|ending| ending == "safetensors") {
+            let file = SingleFile::open(path).with_context(|| format!("model {shown}"))?;
+            return Ok(Self { source: ModelSource::SingleFile(Arc::new(file)), name: last_part(path) });
+        }
         if !path.is_dir() {
-            return Err(usage(format!("model {shown}: not a folder; give a pipeline folder with a model_index.json")));
+            return Err(usage(format!(
+                "model {shown}: not a folder; give a pipeline folder with a model_index.json, or a .safetensors file of Stable Diffusion 1.x"
+            )));
         }
         Ok(Self { source: ModelSource::Folder(path.to_path_buf()), name: last_part(path) })
     }

@@ -12,7 +12,7 @@ mod transformer;
 mod units;
 
 use candle_core::{Result, Tensor};
-use refrain_cache::{Context, Site};
+use refrain_cache::Context;
 use refrain_ops::{Activation, Conv2d, GroupNorm, Precision, TimestepEmbeddingOptions, silu};
 
 pub use config::{LevelConfig, TransformerConfig, UnetConfig};
@@ -142,7 +142,7 @@ impl Unet {
 
     /// Everything from skip `index` on, joined with that skip again.
     fn join(&self, cx: &mut Context, index: usize, skip: &Tensor, told: &Told<'_>) -> Result<Tensor> {
-        let below = cx.run(Site::stage(index), |cx| self.below(cx, index, skip, told))?;
+        let below = cx.stage(index, skip, |cx| self.below(cx, index, skip, told))?;
         match self.up.get(index) {
             Some(unit) => unit.forward(cx, (&below, skip), told),
             None => candle_core::bail!("a U-Net of {} stages has no stage {index}", self.up.len()),

@@ -20,7 +20,7 @@ const LENGTH: usize = 8;
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// One safetensors file with its parsed header.
-struct Shard {
+pub(crate) struct Shard {
     file: String,
     content: Content,
     /// Where the tensors' bytes begin.
@@ -31,14 +31,34 @@ struct Shard {
 impl Shard {
     fn open(source: &ModelSource, path: &str) -> Result<Self> {
         let advice = "the pipeline needs the component's weights as safetensors";
-        let content = source.open(path, advice)?;
-        let file = source.label(path);
+        Self::parse(source.label(path), source.open(path, advice)?)
+    }
+
+    /// Reads the header of a file.
+    pub(crate) fn parse(file: String, content: Content) -> Result<Self> {
         let (header_bytes, header) =
             read_header(&content).map_err(|problem| PipelineError::Safetensors { file: file.clone(), problem })?;
         Ok(Self { file, content, data: LENGTH + header_bytes, header })
     }
 
-    fn read(&self, name: &str) -> candle_core::Result<Tensor> {
+    /// The file's name in messages.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Names of its tensors.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.header.tensors().into_keys().collect()
+    }
+
+    /// Shape and type of a tensor.
+    pub(crate) fn info(&self, name: &str) -> Option<(Vec<usize>, std::result::Result<DType, String>)> {
+        let info = self.header.info(name)?;
+        Some((info.shape.clone(), candle_dtype(info.dtype)))
+    }
+
+    /// A tensor in its stored type.
+    pub(crate) fn read(&self, name: &str) -> candle_core::Result<Tensor> {
         let damaged = || candle_core::Error::Msg(format!("{}: tensor `{name}` cannot be read", self.file));
         let info = self.header.info(name).ok_or_else(damaged)?;
         let (start, end) = info.data_offsets;
@@ -103,8 +123,7 @@ impl TensorSource for Checkpoint {
     }
 
     fn info(&self, name: &str) -> Option<(Vec<usize>, std::result::Result<DType, String>)> {
-        let info = self.find(name)?.header.info(name)?;
-        Some((info.shape.clone(), candle_dtype(info.dtype)))
+        self.find(name)?.info(name)
     }
 
     fn read(&self, name: &str) -> candle_core::Result<Tensor> {
@@ -118,6 +137,9 @@ impl TensorSource for Checkpoint {
 
 /// Opens the weights of `component`, whichever of the usual names they have. Only headers are read here.
 pub(crate) fn open_weights(source: &ModelSource, component: &str) -> Result<Weights> {
+    if let ModelSource::SingleFile(file) = source {
+        return Ok(file.weights(component));
+    }
     const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
     let found =
         |ending: &str| STEMS.iter().map(|stem| format!("{component}/{stem}{ending}")).find(|path| source.has(path));
@@ -136,7 +158,7 @@ pub(crate) fn open_weights(source: &ModelSource, component: &str) -> Result<Weig
     let shards: Vec<Shard> = paths.iter().map(|path| Shard::open(source, path)).collect::<Result<_>>()?;
     let mut places = HashMap::new();
     for (index, shard) in shards.iter().enumerate() {
-        places.extend(shard.header.tensors().into_keys().map(|name| (name, index)));
+        places.extend(shard.names().into_iter().map(|name| (name, index)));
     }
     Ok(Weights::new(Arc::new(Checkpoint { shards, places, main_file: source.label(&main) })))
 }

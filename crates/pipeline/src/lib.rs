@@ -21,6 +21,7 @@ mod generate;
 mod index;
 mod pipeline;
 mod request;
+mod single_file;
 mod source;
 mod text;
 
@@ -31,6 +32,7 @@ pub use generate::Observe;
 pub use index::PipelineClass;
 pub use pipeline::{LoadOptions, Pipeline};
 pub use request::{GeneratedImage, ImageRequest, InitialPicture, Noise, Progress, Seconds};
+pub use single_file::SingleFile;
 pub use source::{EmbeddedFile, ModelSource};
 pub use text::{TextCoverage, TextEncoder};
 

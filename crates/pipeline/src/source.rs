@@ -9,7 +9,10 @@ use std::{
 
 use refrain_ops::mapped::MappedFile;
 
-use crate::error::{PipelineError, Result};
+use crate::{
+    error::{PipelineError, Result},
+    single_file::{self, SingleFile},
+};
 
 /// A file inside the binary.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,8 @@ pub enum ModelSource {
     Folder(PathBuf),
     /// Files inside the binary.
     Embedded(&'static [EmbeddedFile]),
+    /// One file with all tensors; see [`SingleFile`].
+    SingleFile(Arc<SingleFile>),
 }
 
 /// Content of a file: in the binary, or mapped into memory.
@@ -34,6 +39,7 @@ pub enum ModelSource {
 pub(crate) enum Content {
     Embedded(&'static [u8]),
     Mapped(Arc<MappedFile>),
+    Made(Arc<[u8]>),
 }
 
 impl Deref for Content {
@@ -43,6 +49,7 @@ impl Deref for Content {
         match self {
             Self::Embedded(bytes) => bytes,
             Self::Mapped(file) => file,
+            Self::Made(bytes) => bytes,
         }
     }
 }
@@ -55,6 +62,10 @@ impl ModelSource {
     pub(crate) fn label(&self, path: &str) -> String {
         match self {
             Self::Folder(folder) => folder.join(path).display().to_string(),
+            Self::SingleFile(file) => match file.document(path) {
+                Some(_) if !file.overrides(path) => format!("{} ({path})", file.path().display()),
+                _ => file.beside(path).display().to_string(),
+            },
             Self::Embedded(_) => format!("(built-in model)/{path}"),
         }
     }
@@ -63,6 +74,7 @@ impl ModelSource {
     pub(crate) fn has(&self, path: &str) -> bool {
         match self {
             Self::Folder(folder) => folder.join(path).is_file(),
+            Self::SingleFile(file) => file.document(path).is_some() || file.beside(path).is_file(),
             Self::Embedded(files) => files.iter().any(|file| file.path == path),
         }
     }
@@ -75,6 +87,11 @@ impl ModelSource {
                 let file = files.iter().find(|file| file.path == path).ok_or_else(missing)?;
                 Ok(Content::Embedded(file.bytes))
             }
+            Self::SingleFile(file) if path == single_file::LISTED => Ok(file.content()),
+            Self::SingleFile(file) => match file.document(path) {
+                Some(text) if !file.overrides(path) => Ok(Content::Made(text.as_bytes().into())),
+                _ => Self::Folder(file.beside("")).open(path, advice),
+            },
             Self::Folder(folder) => {
                 let path = folder.join(path);
                 let metadata = std::fs::metadata(&path).map_err(|source| match source.kind() {
@@ -117,6 +134,7 @@ impl ModelSource {
                 .filter(|name| !name.contains('/'))
                 .map(str::to_owned)
                 .collect(),
+            Self::SingleFile(file) => file.list(component),
             Self::Folder(folder) => std::fs::read_dir(folder.join(component))
                 .into_iter()
                 .flatten()
@@ -138,6 +156,7 @@ impl fmt::Display for ModelSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(folder) => write!(formatter, "{}", folder.display()),
+            Self::SingleFile(file) => write!(formatter, "{}", file.path().display()),
             Self::Embedded(_) => formatter.write_str("(built-in model)"),
         }
     }

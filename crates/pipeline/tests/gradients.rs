@@ -38,6 +38,13 @@ fn pixart_is_differentiable() -> TestResult {
 }
 
 #[test]
+fn unets_are_differentiable() -> TestResult {
+    gradient_is_right(&load(&fixture("unet-epsilon"))?, &[2, 4, 8, 8])?;
+    // A square: candle's gradient of a halving convolution takes the height's remainder for the width's as well.
+    gradient_is_right(&load(&fixture("unet-odd"))?, &[2, 3, 11, 11])
+}
+
+#[test]
 fn dit_is_differentiable() -> TestResult {
     gradient_is_right(&load(&fixture("dit-learned-sigma"))?, &[2, 4, 8, 8])
 }

@@ -11,6 +11,10 @@
 //! `d`, and last the threshold. A skip adds what the middle blocks added when they last computed,
 //! or (`order` > 0) its extrapolation as in [`super::taylor_coefficients`].
 //!
+//! On a U-Net the middle blocks are the stage below skip connection `fn`, which as many units of the way down made: the
+//! measure compares that skip connection itself, and what a skip returns is the stage's value. The layers above it run on
+//! the way up too, whatever `bn` says.
+//!
 //! Where peers differ, on purpose: every limit that says "compute" really ends the decision; `d` of
 //! a vanished residual is not 0 but unknown, so a collapsed latent never looks similar; the
 //! accumulated `d` starts anew when the middle blocks compute; each branch decides for itself.
@@ -120,6 +124,15 @@ impl DbCache {
         Self { settings, mask: Vec::new(), spans: HashMap::new() }
     }
 
+    /// Whether a site is what the policy skips: a span, or a U-Net's stage behind the first units.
+    fn is_middle(&self, site: Site) -> bool {
+        match site.part {
+            Part::Span { .. } => true,
+            Part::Stage => usize::from(site.block) == self.settings.front,
+            _ => false,
+        }
+    }
+
     /// Whether the limits and the measure allow a skip.
     fn allows(&self, span: &Span, change: Option<f32>, step: Step) -> bool {
         let settings = &self.settings;
@@ -190,9 +203,13 @@ impl Policy for DbCache {
     }
 
     fn decide(&mut self, ask: &Ask<'_>) -> Action {
-        let Evidence::Span { stack_input, hidden } = ask.evidence else { return Action::Compute };
+        let measured = match ask.evidence {
+            Evidence::Span { stack_input, hidden } => hidden - stack_input,
+            Evidence::Stage { hidden } if self.is_middle(ask.site) => Ok(hidden.clone()),
+            _ => return Action::Compute,
+        };
         let span = self.spans.entry(ask.site).or_default();
-        let Ok(residual) = hidden - stack_input else { return Action::Compute };
+        let Ok(residual) = measured else { return Action::Compute };
         let change = span.computed.as_ref().and_then(|previous| change_between(previous, &residual));
         span.current = Some((residual, change));
         let Some(span) = self.spans.get(&ask.site).filter(|span| self.allows(span, change, ask.step)) else {
@@ -221,7 +238,7 @@ impl Policy for DbCache {
     }
 
     fn history_depth(&self, site: Site, step: Step) -> usize {
-        if matches!(site.part, Part::Span { .. }) && !step.is_last() { self.settings.order + 1 } else { 0 }
+        if self.is_middle(site) && !step.is_last() { self.settings.order + 1 } else { 0 }
     }
 
     fn bytes(&self) -> usize {

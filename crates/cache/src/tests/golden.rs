@@ -130,6 +130,26 @@ fn dbcache_compares_with_the_last_computed_residual() {
 }
 
 #[test]
+fn dbcache_on_a_unet_compares_what_enters_the_stage() {
+    let trace = |options: &str, stage: usize| {
+        let mut cx = context(policy(&format!("dbcache:{options}")), RESIDUALS.len());
+        for (index, &value) in RESIDUALS.iter().enumerate() {
+            cx.begin_step(step(index, RESIDUALS.len()));
+            let skip = Tensor::full(value, (2, 16), &Device::Cpu).unwrap();
+            let below = cx.stage(stage, &skip, |_| &skip * 3.0).unwrap();
+            assert_eq!(below.dims(), skip.dims());
+        }
+        let plan = cx.executed_plan();
+        plan.letters(plan.column_of(Site::stage(stage)).unwrap())
+    };
+    // The changes of the stack above; the stage's number is `fn`.
+    assert_eq!(trace("warmup=2", 1), "CCRRCRRRRC");
+    assert_eq!(trace("fn=2+max_consecutive=2", 2), "CCRRCRRCRC");
+    assert_eq!(trace("order=1", 1), "CCFFCFFFFC");
+    assert_eq!(trace("fn=2", 1), "CCCCCCCCCC");
+}
+
+#[test]
 fn dbcache_never_takes_a_vanished_or_broken_residual_for_a_similar_one() {
     // mold#1559: 0 / 0 is no small change.
     assert_eq!(dbcache_trace("", &[0.0; 6]), "CCCCCC");

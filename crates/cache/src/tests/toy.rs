@@ -74,8 +74,9 @@ impl Toy {
             if !self.staged {
                 return stack(cx, input)? - (input * 0.5)?;
             }
-            let outer = cx.run(Site::stage(0), |cx| {
-                let inner = cx.run(Site::stage(1), |cx| stack(cx, &(input * f64::from(timestep).cos())?))?;
+            let outer = cx.stage(0, input, |cx| {
+                let skip = (input * f64::from(timestep).cos())?;
+                let inner = cx.stage(1, &skip, |cx| stack(cx, &skip))?;
                 inner + (input * 0.25)?
             })?;
             outer - (input * 0.5)?
