@@ -1,9 +1,9 @@
-//! Imports point down only: cli → {train, stream} → pipeline → {models, samplers} → cache → ops; media and metrics are leaves.
+//! Imports point down only: cli → {train, stream, morph} → pipeline → {models, samplers} → cache → ops; media and metrics are leaves.
 
 use std::collections::BTreeMap;
 
 /// What each crate of ours may depend on, directly.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("refrain-ops", &[]),
     ("refrain-media", &[]),
     ("refrain-metrics", &[]),
@@ -17,8 +17,13 @@ const ALLOWED: [(&str, &[&str]); 10] = [
         &["refrain-pipeline", "refrain-models", "refrain-samplers", "refrain-cache", "refrain-ops", "refrain-metrics"],
     ),
     (
+        "refrain-morph",
+        &["refrain-pipeline", "refrain-models", "refrain-samplers", "refrain-cache", "refrain-ops", "refrain-metrics"],
+    ),
+    (
         "refrain",
         &[
+            "refrain-morph",
             "refrain-train",
             "refrain-pipeline",
             "refrain-models",

@@ -8,6 +8,7 @@
 //! | `caching` | policies, plans and reports |
 //! | `initial` | pictures that start from a picture |
 //! | `records` | metadata, `info`, `--from`, settings files, events |
+//! | `morphing` | `morph` |
 //! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
 //! | `inspection` | `inspect` |
@@ -22,6 +23,7 @@ mod generation;
 mod help;
 mod initial;
 mod inspection;
+mod morphing;
 mod records;
 mod refusals;
 mod routers;

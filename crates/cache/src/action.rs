@@ -2,6 +2,8 @@
 
 use candle_core::Tensor;
 
+use crate::Injection;
+
 /// Most values of a site that a forecast may combine.
 pub const MAX_HISTORY: usize = 4;
 
@@ -52,5 +54,13 @@ pub enum Action {
         weight: Tensor,
         /// Whether the fresh value replaces the remembered one.
         refresh: bool,
+    },
+    /// Do as `base` says, then blend the features of two endpoints into what the site returns (CHIMERA,
+    /// arXiv 2512.07155). What is remembered is the value before.
+    Inject {
+        /// Where the value comes from: any action but another injection.
+        base: Box<Action>,
+        /// What is blended in.
+        injection: Box<Injection>,
     },
 }

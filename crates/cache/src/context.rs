@@ -224,27 +224,41 @@ impl Context {
         compute: impl FnOnce(&mut Self) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let Some(live) = self.live.as_mut().filter(|live| !live.shadow) else { return compute(self) };
-        let mut base = base_of(site, live.model_value(), evidence);
+        let base = base_of(site, live.model_value(), evidence);
         let mut visit = live.ask(site, evidence)?;
+        let output = self.answer(&mut visit, base, compute)?;
+        match &mut self.live {
+            Some(live) => live.inject(&visit, output),
+            None => Ok(output),
+        }
+    }
+
+    /// The site's value as its verdict says, before any injection.
+    fn answer(
+        &mut self,
+        visit: &mut Visit<'_>,
+        mut base: Option<&Tensor>,
+        compute: impl FnOnce(&mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         match std::mem::replace(&mut visit.verdict, Verdict::Compute) {
             Verdict::Skip { value, action } => {
                 // A residual of another shape than the input was stored as the output itself.
                 base = base.filter(|base| base.dims() == value.dims());
-                self.skip(&visit, (value, action), base, compute)
+                self.skip(visit, (value, action), base, compute)
             }
             Verdict::Compute => {
-                let output = self.compute(&visit, compute)?;
+                let output = self.compute(visit, compute)?;
                 base = base.filter(|base| base.dims() == output.dims());
                 if let Some(live) = &mut self.live {
-                    live.finish_computed(&visit, &output, base, true)?;
+                    live.finish_computed(visit, &output, base, true)?;
                 }
                 Ok(output)
             }
             Verdict::Mix { weight, refresh, cached } => {
-                let fresh = self.compute(&visit, compute)?;
+                let fresh = self.compute(visit, compute)?;
                 base = base.filter(|base| base.dims() == fresh.dims());
                 if let Some(live) = &mut self.live {
-                    live.finish_computed(&visit, &fresh, base, refresh || cached.is_none())?;
+                    live.finish_computed(visit, &fresh, base, refresh || cached.is_none())?;
                 }
                 mix(&fresh, base, cached.as_ref(), &weight)
             }

@@ -26,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) drift: Vec<f32>,
     /// Whether the policy ever wanted a value of it.
     pub(crate) wanted: bool,
+    /// Visits whose value was blended with features of endpoints.
+    pub(crate) injections: usize,
     is_inner: bool,
 }
 
@@ -41,6 +43,7 @@ impl Record {
             skip_seconds: 0.0,
             drift: Vec::new(),
             wanted: false,
+            injections: 0,
             is_inner: false,
         }
     }

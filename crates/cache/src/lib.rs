@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`Site`] | the key: (block, part, branch) |
 //! | [`Step`] | (index, count, timestep, sigma) of one model evaluation |
-//! | [`Action`] | compute, reuse, forecast, or a differentiable mix |
+//! | [`Action`] | compute, reuse, forecast, inject, or a differentiable mix |
 //! | [`Policy`] | one algorithm that answers with actions; one file each in [`policies`] |
 //! | [`Guard`] | limits that hold whatever the policy says |
 //! | [`Plan`] | the table `[step][site]` of actions, static or as executed, with its file format |
@@ -19,10 +19,12 @@
 //! its gate, so that modulation and gates always follow the current timestep.
 
 mod action;
+mod archive;
 mod check;
 mod context;
 mod error;
 mod guard;
+mod inject;
 mod ledger;
 mod live;
 mod plan;
@@ -34,10 +36,12 @@ mod site;
 mod store;
 
 pub use action::{Action, Coefficients, MAX_HISTORY};
+pub use archive::{Archive, Storage};
 pub use check::{CheckOptions, Checked};
 pub use context::Context;
 pub use error::CacheError;
 pub use guard::Guard;
+pub use inject::{Injection, RowBlend};
 pub use plan::{Plan, PlanHeader, Planned};
 pub use policy::{Ask, Evidence, History, ModelValue, Observation, Policy};
 pub use report::{Group, Percentiles, Report};

@@ -13,8 +13,8 @@ use crate::plan::{PlanHeader, Planned};
 use crate::policy::Evidence;
 use crate::store::{Keep, Store};
 use crate::{
-    Action, Ask, Branch, CacheError, Coefficients, Guard, ModelValue, Observation, Part, Plan, Policy, Report,
-    RunHeader, Site, Step,
+    Action, Ask, Branch, CacheError, Coefficients, Guard, Injection, ModelValue, Observation, Part, Plan, Policy,
+    Report, RunHeader, Site, Step,
 };
 
 /// State of a run under a policy.
@@ -48,6 +48,8 @@ pub(crate) struct Visit<'a> {
     evidence: Evidence<'a>,
     pub(crate) began: Instant,
     pub(crate) verdict: Verdict,
+    /// What is blended into the value on its way to the model.
+    pub(crate) injection: Option<Box<Injection>>,
 }
 
 pub(crate) enum Verdict {
@@ -146,12 +148,17 @@ impl Live {
         let began = Instant::now();
         let (site, step) = (site.with_branch(self.branch), self.step.unwrap_or_default());
         let index = self.ledger.visit(site);
+        let ask = Ask { site, step, history: self.store.history(index), evidence };
+        // A fallback distrusts what was cached in this run; the endpoints' features are not of this run.
+        let (action, injection) = match self.policy.decide(&ask) {
+            Action::Inject { base, injection } => (*base, Some(injection)),
+            action => (action, None),
+        };
         let verdict = if self.fallback.is_some() {
             Verdict::Compute
         } else {
-            let ask = Ask { site, step, history: self.store.history(index), evidence };
-            match self.policy.decide(&ask) {
-                Action::Compute => Verdict::Compute,
+            match action {
+                Action::Compute | Action::Inject { .. } => Verdict::Compute,
                 Action::Reuse => self.skip(index, step, Planned::Reuse)?,
                 Action::Forecast(weights) => self.skip(index, step, Planned::Forecast(weights))?,
                 Action::Mix { .. } if self.forbids_skip(index, step) => Verdict::Compute,
@@ -162,7 +169,19 @@ impl Live {
             }
         };
         self.overhead_seconds += began.elapsed().as_secs_f64();
-        Ok(Visit { index, site, step, evidence, began: Instant::now(), verdict })
+        Ok(Visit { index, site, step, evidence, began: Instant::now(), verdict, injection })
+    }
+
+    /// Blends the visit's injection into the value on its way to the model, and enters it.
+    pub(crate) fn inject(&mut self, visit: &Visit<'_>, output: Tensor) -> Result<Tensor> {
+        let Some(injection) = &visit.injection else { return Ok(output) };
+        let began = Instant::now();
+        let output = injection.apply(&output)?;
+        if let Some(record) = self.ledger.record_mut(visit.index) {
+            record.injections += 1;
+        }
+        self.overhead_seconds += began.elapsed().as_secs_f64();
+        Ok(output)
     }
 
     /// The value of a skip, unless too little is remembered or the guard forbids it.

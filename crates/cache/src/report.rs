@@ -61,6 +61,8 @@ pub struct Group {
     pub reused: usize,
     /// Visits that returned a combination of computed values.
     pub forecast: usize,
+    /// Visits whose value was blended with the features of a morph's endpoints, however it came about.
+    pub injected: usize,
     /// Visits that did not happen because an outer site was skipped.
     pub covered: usize,
     /// Relative L1 between successive computed values; `None` if it was not measured.
@@ -168,6 +170,7 @@ impl Group {
         self.reused += reused;
         self.forecast += forecast;
         self.covered += covered;
+        self.injected += record.injections;
         self.seconds_computed += record.compute_seconds;
         if record.computations > 0 {
             let mean = record.compute_seconds / record.computations as f64;

@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench_cache::BenchCacheOptions;
+use crate::bench_morph::BenchMorphOptions;
+use crate::eval_morph::EvalMorphOptions;
 use crate::events::Verbosity;
 use crate::gen_image::options::GenImageCall;
+use crate::morph::MorphCall;
 use crate::train_router::TrainRouterOptions;
 
 /// Feature-cache accelerator for diffusion image and video generation: pictures sooner, and an honest account of what
@@ -65,6 +68,9 @@ pub(crate) enum Verb {
     /// Generate: pictures from text
     #[command(subcommand)]
     Gen(GenVerb),
+    /// Make the frames between pictures
+    #[command(allow_negative_numbers = true, after_long_help = policies_help())]
+    Morph(Box<MorphCall>),
     /// Read how a picture was made from its metadata
     Info(InfoOptions),
     /// Look into a model (parts, parameters, operations) or into a plan (steps x sites)
@@ -72,6 +78,9 @@ pub(crate) enum Verb {
     /// Measure speed and harm side by side
     #[command(subcommand)]
     Bench(BenchVerb),
+    /// Judge what was made
+    #[command(subcommand)]
+    Eval(EvalVerb),
     /// Learn when to compute
     #[command(subcommand)]
     Train(TrainVerb),
@@ -101,6 +110,15 @@ pub(crate) enum BenchVerb {
     /// Cache policies against each other and against fewer steps
     #[command(allow_negative_numbers = true, after_long_help = policies_help())]
     Cache(Box<BenchCacheOptions>),
+    /// What injection, captions and anchors add to morphs over many pairs of pictures
+    Morph(Box<BenchMorphOptions>),
+}
+
+/// What can be judged.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalVerb {
+    /// The frames of a morph: consistency, path and ends, beside a cross-fade and a latent slerp
+    Morph(Box<EvalMorphOptions>),
 }
 
 /// What can be trained.

@@ -127,15 +127,12 @@ impl CacheChoice {
         Ok(Some(base64::engine::general_purpose::STANDARD.encode(encoder.finish()?)))
     }
 
-    /// The context of one picture. `watched`: a report or an executed plan is wanted even when nothing is skipped.
+    /// A fresh policy for a run.
     ///
     /// # Errors
-    /// A policy that does not fit the run, for example a plan made for another model (exit 2).
-    pub(crate) fn context(&self, header: &RunHeader, seed: u64, watched: bool) -> anyhow::Result<Context> {
-        if self.is_off() && !watched {
-            return Ok(Context::off());
-        }
-        let policy: Box<dyn Policy> = match &self.decider {
+    /// No router for the run, where one was asked for (exit 2).
+    pub(crate) fn policy(&self, header: &RunHeader) -> anyhow::Result<Box<dyn Policy>> {
+        Ok(match &self.decider {
             Decider::Policy(spec) => spec.policy(),
             Decider::Plan(plan) => Box::new(Replay::new(plan.clone())),
             Decider::Router { budget, or_off } => match routers::find(header, *budget) {
@@ -148,7 +145,18 @@ impl CacheChoice {
                     )));
                 }
             },
-        };
+        })
+    }
+
+    /// The context of one picture. `watched`: a report or an executed plan is wanted even when nothing is skipped.
+    ///
+    /// # Errors
+    /// A policy that does not fit the run, for example a plan made for another model (exit 2).
+    pub(crate) fn context(&self, header: &RunHeader, seed: u64, watched: bool) -> anyhow::Result<Context> {
+        if self.is_off() && !watched {
+            return Ok(Context::off());
+        }
+        let policy = self.policy(header)?;
         let budget = (self.checks > 0).then_some(self.error_budget as f32);
         let guard = Guard { error_budget: budget, ..Guard::default() };
         let context =

@@ -5,11 +5,13 @@
 
 mod arguments;
 mod bench_cache;
+mod bench_morph;
 mod builtin;
 mod cache;
 mod completions;
 mod config;
 mod errors;
+mod eval_morph;
 mod events;
 mod gen_image;
 mod info;
@@ -18,6 +20,7 @@ mod interrupt;
 mod machine;
 mod man;
 mod metadata;
+mod morph;
 mod output;
 mod preview;
 mod progress;
@@ -30,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::arguments::{BenchVerb, CommandLine, GenVerb, TrainVerb, Verb};
+use crate::arguments::{BenchVerb, CommandLine, EvalVerb, GenVerb, TrainVerb, Verb};
 use crate::errors::Exit;
 
 #[global_allocator]
@@ -58,9 +61,12 @@ fn dispatch(line: CommandLine) -> anyhow::Result<()> {
     let verbosity = line.voice.verbosity();
     match line.verb {
         Verb::Gen(GenVerb::Image(call)) => gen_image::run(*call, verbosity),
+        Verb::Morph(call) => morph::run(*call, verbosity),
         Verb::Info(options) => info::run(&options),
         Verb::Inspect(options) => inspect::run(&options),
         Verb::Bench(BenchVerb::Cache(options)) => bench_cache::run(*options, verbosity),
+        Verb::Bench(BenchVerb::Morph(options)) => bench_morph::run(&options, verbosity),
+        Verb::Eval(EvalVerb::Morph(options)) => eval_morph::run(&options, verbosity),
         Verb::Train(TrainVerb::Router(options)) => train_router::run(&options, verbosity),
         Verb::Completions { shell } => completions::run(shell),
         Verb::Man { verb } => man::run(&verb),

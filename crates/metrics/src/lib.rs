@@ -17,6 +17,7 @@ pub mod batch;
 mod colour;
 mod error;
 mod flicker;
+pub mod morph;
 mod psnr;
 mod ssim;
 mod statistics;

@@ -38,6 +38,18 @@ pub struct SiteInfo {
     pub output_values: usize,
 }
 
+/// Which third of a network a site lies in: the way down, the middle and the way up of a U-Net; the first, second and last
+/// third of the blocks of a transformer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Depth {
+    /// Down stages, first blocks.
+    Early,
+    /// Middle.
+    Middle,
+    /// Up stages, last blocks.
+    Late,
+}
+
 /// A network that predicts noise, velocity or a clean picture from noisy latents.
 pub trait Denoiser: Send + Sync {
     /// Name of the family, such as `PixArt`.
@@ -54,6 +66,15 @@ pub trait Denoiser: Send + Sync {
 
     /// Number of blocks.
     fn blocks(&self) -> usize;
+
+    /// Where in the network a site lies.
+    fn depth(&self, site: Site) -> Depth {
+        match 3 * usize::from(site.block) / self.blocks().max(1) {
+            0 => Depth::Early,
+            1 => Depth::Middle,
+            _ => Depth::Late,
+        }
+    }
 
     /// All its parameters.
     fn parameters(&self) -> usize;

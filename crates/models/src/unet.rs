@@ -11,8 +11,10 @@ mod residual;
 mod transformer;
 mod units;
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
-use refrain_cache::Context;
+use refrain_cache::{Context, Site};
 use refrain_ops::{Activation, Conv2d, GroupNorm, Precision, TimestepEmbeddingOptions, silu};
 
 pub use config::{LevelConfig, TransformerConfig, UnetConfig};
@@ -21,7 +23,7 @@ use units::{DownUnit, Layer, LayerPlace, Numbers, Told, UpUnit, Work};
 
 use crate::{
     cross_attention::TextStates,
-    denoiser::{Conditions, Denoiser, LatentShape, SiteInfo},
+    denoiser::{Conditions, Denoiser, Depth, LatentShape, SiteInfo},
     error::ModelError,
     transformer::{SinusoidalEmbedder, edge_precision},
     weights::Weights,
@@ -55,6 +57,8 @@ pub struct Unet {
     output: Conv2d,
     /// Number of layers, counted through all transformer blocks.
     layers: usize,
+    /// Those in the middle.
+    middle_layers: Range<usize>,
     /// As counted in the checkpoint.
     parameters: usize,
 }
@@ -75,7 +79,9 @@ impl Unet {
         let embedding = (first, config.embedding_width());
         let mut numbers = Numbers::default();
         let down = load_down(&weights.at("down_blocks"), &mut numbers, (config, style))?;
+        let middle_start = numbers.block;
         let middle = load_middle(&weights.at("mid_block"), &mut numbers, (config, style))?;
+        let middle_layers = middle_start..numbers.block;
         let up = load_up(&weights.at("up_blocks"), &mut numbers, &down, (config, style))?;
         let same = (3, 1, 1);
         Ok(Self {
@@ -87,6 +93,7 @@ impl Unet {
             output_norm: edge.residual_norm(&weights.at("conv_norm_out"), first)?,
             output: convolution(&weights.at("conv_out"), (first, config.channels), same, edge.precision)?,
             layers: numbers.block,
+            middle_layers,
             parameters: weights.parameters(),
             config: config.clone(),
         })
@@ -278,6 +285,17 @@ impl Denoiser for Unet {
 
     fn blocks(&self) -> usize {
         self.layers
+    }
+
+    fn depth(&self, site: Site) -> Depth {
+        let block = usize::from(site.block);
+        if block < self.middle_layers.start {
+            Depth::Early
+        } else if block < self.middle_layers.end {
+            Depth::Middle
+        } else {
+            Depth::Late
+        }
     }
 
     fn parameters(&self) -> usize {

@@ -7,6 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod blend;
 mod convolution;
 mod differentiable;
 mod elementary;
@@ -29,6 +30,7 @@ mod transpose;
 mod types;
 
 pub use attention::{AttentionOptions, KeyValueRing, attention, attention_packed_qkv, attention_reference};
+pub use blend::{blend_rows, blend_rows_reference};
 pub use convolution::{Conv2d, ConvEpilogue};
 pub use embedding::{TimestepEmbeddingOptions, timestep_embedding};
 pub use group_norm::GroupNorm;

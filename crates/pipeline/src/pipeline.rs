@@ -281,6 +281,19 @@ impl Pipeline {
         }
     }
 
+    /// Conditions from text states `[rows, tokens, text width]` without padding, for a picture of `height` × `width`
+    /// pixels; for families without a text, as many rows of no class.
+    ///
+    /// # Errors
+    /// States of another width than the model reads.
+    pub fn state_conditions(&self, states: &Tensor, (height, width): (usize, usize)) -> Result<Conditions> {
+        match &self.family {
+            Family::PixArt { model, .. } => Ok(Conditions::Text(model.prepare_text(states, None, (height, width))?)),
+            Family::StableDiffusion { model, .. } => Ok(Conditions::Text(model.prepare_text(states)?)),
+            Family::Dit { model, .. } => Ok(Conditions::Classes(vec![model.config().null_class(); states.dim(0)?])),
+        }
+    }
+
     /// Checks the size asked for and fills in the model's own.
     pub(crate) fn picture_size(&self, request: &ImageRequest) -> Result<PictureSize> {
         let (height, width) = self.default_size();

@@ -25,6 +25,23 @@ impl Default for Inversion {
     }
 }
 
+/// Inverts with the schedule's own method: [`ddim_invert`], or [`flow_invert`](crate::flow_invert()) for flow matching.
+///
+/// # Errors
+/// As the two.
+pub fn invert(
+    denoise: &mut Denoise,
+    clean: Tensor,
+    schedule: &Schedule,
+    inversion: Inversion,
+    observe: &mut Observe,
+) -> Result<Tensor> {
+    match &schedule.method {
+        Method::Flow => crate::flow_invert(denoise, clean, schedule, inversion, observe),
+        _ => ddim_invert(denoise, clean, schedule, inversion, observe),
+    }
+}
+
 /// Walks the DDIM schedule from its clean end to its noisy end.
 ///
 /// A sampling step is `next = a * x + b * model(x, t)`. Its inverse needs the model at the noisier latents `x`, which
@@ -122,7 +139,8 @@ impl Levels {
     }
 }
 
-fn relative_change(before: &Tensor, after: &Tensor) -> Result<f64> {
+/// Norm of the difference over the norm of `after`.
+pub(crate) fn relative_change(before: &Tensor, after: &Tensor) -> Result<f64> {
     let [difference, size] =
         crate::pass::pass([before, after], |[before, after]| [(after - before) * (after - before), after * after])?;
     let total = |tensor: &Tensor| Ok::<_, Error>(f64::from(tensor.sum_all()?.to_scalar::<f32>()?));

@@ -18,6 +18,7 @@
 //! Tables and step formulas follow diffusers' schedulers number by number (`tests/goldens` holds the proof), including
 //! what a scheduler makes of keys that its configuration does not mention.
 
+mod belm;
 mod config;
 mod ddim;
 mod dpm_solver;
@@ -26,6 +27,7 @@ mod euler;
 mod flow;
 mod heun;
 mod invert;
+mod invert_flow;
 pub mod noise;
 mod noise_schedule;
 mod pass;
@@ -35,6 +37,7 @@ mod schedule;
 mod spacing;
 mod step;
 
+pub use belm::{BelmState, belm, belm_evaluations, belm_invert};
 pub use config::{BetaSchedule, SchedulerClass, SchedulerConfig};
 pub use ddim::ddim;
 pub use dpm_solver::dpm_solver_2m;
@@ -42,7 +45,8 @@ pub use error::{Error, Result};
 pub use euler::euler;
 pub use flow::euler_flow;
 pub use heun::heun;
-pub use invert::{Inversion, ddim_invert};
+pub use invert::{Inversion, ddim_invert, invert};
+pub use invert_flow::flow_invert;
 pub use noise::{NoiseKind, NoiseStream};
 pub use noise_schedule::NoiseSchedule;
 pub use prediction::Prediction;

@@ -86,10 +86,15 @@ fn decide(policy: &mut dyn Policy, guard: &Guard, columns: &mut [Column], place:
     let Some(column) = columns.get(place).filter(|column| column.actions.len() == step.index) else { return };
     let site = column.site;
     let history = column.history.iter().copied().collect();
-    let mut action = match policy.decide(&Ask { site, step, history, evidence: Evidence::None }) {
+    let answer = match policy.decide(&Ask { site, step, history, evidence: Evidence::None }) {
+        // A plan says where values come from; the features of a morph are not a plan's to hold.
+        Action::Inject { base, .. } => *base,
+        answer => answer,
+    };
+    let mut action = match answer {
         Action::Reuse => Planned::Reuse,
         Action::Forecast(weights) => Planned::Forecast(weights),
-        Action::Compute | Action::Mix { .. } => Planned::Compute,
+        Action::Compute | Action::Mix { .. } | Action::Inject { .. } => Planned::Compute,
     };
     let inside = columns.iter().filter(|other| other.site == site || encloses(site, other.site));
     let longest = inside.map(|other| other.skips_in_row).max().unwrap_or(0);

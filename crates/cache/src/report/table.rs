@@ -29,6 +29,15 @@ impl fmt::Display for Report {
             write!(out, ", and {} to measure drift", bytes(self.bytes_measuring))?;
         }
         writeln!(out)?;
+        let injected: Vec<String> = self
+            .groups
+            .iter()
+            .filter(|group| group.injected > 0)
+            .map(|group| format!("{} at {} visits", group.part, group.injected))
+            .collect();
+        if !injected.is_empty() {
+            writeln!(out, "  injected: {}", injected.join(", "))?;
+        }
         if self.guarded > 0 {
             writeln!(out, "  guard: computed at {} visits that the policy would have skipped", self.guarded)?;
         }

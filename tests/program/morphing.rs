@@ -1,0 +1,339 @@
+//! `morph`: what must hold of its frames whatever the model, and what it refuses.
+
+use refrain_media::{Picture, save_picture};
+
+use crate::support::{Folder, Outcome, pixels, tiny_model};
+
+/// Two pictures that differ, in the tiny model's size.
+fn pictures(folder: &Folder) {
+    let paint = |name: &str, colour: fn(u32, u32) -> [u8; 3]| {
+        let mut picture = Picture::filled(16, 16, [0; 3]);
+        for y in 0..16 {
+            for x in 0..16 {
+                picture.set_pixel(x, y, colour(x, y));
+            }
+        }
+        save_picture(&folder.path(name), &picture).unwrap();
+    };
+    paint("a.png", |x, y| [x as u8 * 16, y as u8 * 16, 40]);
+    paint("b.png", |x, y| if (x / 4 + y / 4) % 2 == 0 { [250, 240, 20] } else { [10, 30, 200] });
+    paint("c.png", |x, _| [255 - x as u8 * 8, 128, 90]);
+}
+
+fn morph(folder: &Folder, arguments: &[&str]) -> Outcome {
+    let model = tiny_model();
+    let mut line = vec!["morph", "-m", model.to_str().unwrap(), "--steps", "6", "-q"];
+    if !arguments.contains(&"--frames") {
+        line.extend(["--frames", "7"]);
+    }
+    line.extend(arguments);
+    folder.run(&line)
+}
+
+/// Pixels of the frames of a folder.
+fn frames(folder: &Folder, name: &str, count: usize) -> Vec<Vec<u8>> {
+    (1..=count).map(|number| pixels(&folder.read(&format!("{name}/frame-{number:06}.png")))).collect()
+}
+
+fn largest_difference(first: &[Vec<u8>], second: &[Vec<u8>]) -> u8 {
+    assert_eq!(first.len(), second.len());
+    let pairs = first.iter().flatten().zip(second.iter().flatten());
+    pairs.map(|(first, second)| first.abs_diff(*second)).max().unwrap()
+}
+
+#[test]
+fn frames_lead_from_the_first_picture_to_the_last() {
+    let folder = Folder::new();
+    pictures(&folder);
+    morph(&folder, &["a.png", "b.png", "-o", "out"]).succeeded();
+    let made = frames(&folder, "out", 7);
+    assert_eq!(made[0], pixels(&folder.read("a.png")));
+    assert_eq!(made[6], pixels(&folder.read("b.png")));
+    assert!(made.windows(2).all(|pair| pair[0] != pair[1]));
+    assert!(folder.names().contains(&"out-sheet.png".to_owned()), "{:?}", folder.names());
+}
+
+#[test]
+fn without_weight_every_bit_is_that_of_no_injection() {
+    let folder = Folder::new();
+    pictures(&folder);
+    let made = |name: &str, arguments: &[&str]| {
+        morph(&folder, &[&["a.png", "b.png", "-o", name], arguments].concat()).succeeded();
+        frames(&folder, name, 7)
+    };
+    // A transformer has no residual blocks: nothing is ever injected.
+    let none = made("none", &["--inject-parts", "residual"]);
+    assert_eq!(made("zero", &["--inject", "0"]), none);
+    for mode in ["residual", "convex", "renorm"] {
+        assert_ne!(made(mode, &["--inject", "0.4", "--inject-mode", mode]), none, "{mode}");
+    }
+}
+
+#[test]
+fn equal_pictures_give_constant_frames() {
+    let folder = Folder::new();
+    pictures(&folder);
+    std::fs::copy(folder.path("a.png"), folder.path("same.png")).unwrap();
+    let outcome = morph(&folder, &["a.png", "same.png", "-o", "out", "--reconstruct-ends"]).succeeded();
+    assert!(outcome.stderr.contains("are the same picture"), "{}", outcome.stderr);
+    let made = frames(&folder, "out", 7);
+    for frame in &made {
+        assert!(largest_difference(&made[..1], std::slice::from_ref(frame)) <= 1);
+    }
+}
+
+#[test]
+fn swapped_pictures_give_the_frames_in_reverse() {
+    let folder = Folder::new();
+    pictures(&folder);
+    morph(&folder, &["a.png", "b.png", "-o", "there", "--anchor", "red", "-p", "dog", "-p", "cat"]).succeeded();
+    morph(&folder, &["b.png", "a.png", "-o", "back", "--anchor", "red", "-p", "cat", "-p", "dog"]).succeeded();
+    let mut back = frames(&folder, "back", 7);
+    back.reverse();
+    assert!(largest_difference(&frames(&folder, "there", 7), &back) <= 1);
+}
+
+#[test]
+fn stored_filed_and_recomputed_features_give_the_same_frames() {
+    let folder = Folder::new();
+    pictures(&folder);
+    let made = |storage: &str, inverter: &str| {
+        let name = format!("{storage}-{inverter}");
+        let flags = ["a.png", "b.png", "-o", &name, "--cache-storage", storage, "--inverter", inverter];
+        morph(&folder, &flags).succeeded();
+        frames(&folder, &name, 7)
+    };
+    for inverter in ["ddim", "belm"] {
+        let exact = made("f32", inverter);
+        assert_eq!(made("recompute", inverter), exact, "{inverter}");
+        assert_eq!(made("file", inverter), exact, "{inverter}");
+        for storage in ["bf16", "int8", "int8-stride2"] {
+            assert_ne!(made(storage, inverter), Vec::<Vec<u8>>::new());
+        }
+    }
+}
+
+#[test]
+fn frames_depend_neither_on_their_batch_nor_on_threads() {
+    let folder = Folder::new();
+    pictures(&folder);
+    morph(&folder, &["a.png", "b.png", "-o", "all", "--cache", "interval:2"]).succeeded();
+    morph(&folder, &["a.png", "b.png", "-o", "one", "--cache", "interval:2", "--batch", "1", "-t", "1"]).succeeded();
+    assert_eq!(frames(&folder, "all", 7), frames(&folder, "one", 7));
+}
+
+#[test]
+fn several_pictures_share_the_frames_by_their_seconds_and_may_loop() {
+    let folder = Folder::new();
+    pictures(&folder);
+    morph(&folder, &["a.png", "b.png", "c.png", "-o", "out", "--seconds", "2", "1"]).succeeded();
+    let made = frames(&folder, "out", 7);
+    assert_eq!((&made[4], &made[6]), (&pixels(&folder.read("b.png")), &pixels(&folder.read("c.png"))));
+    morph(&folder, &["a.png", "b.png", "c.png", "-o", "round", "--loop", "--frames", "6"]).succeeded();
+    let round = frames(&folder, "round", 6);
+    assert_eq!(round[4], pixels(&folder.read("c.png")));
+    assert!(!folder.path("round/frame-000007.png").exists());
+}
+
+#[test]
+fn an_unfinished_folder_is_gone_on_with_by_the_same_settings_only() {
+    let folder = Folder::new();
+    pictures(&folder);
+    morph(&folder, &["a.png", "b.png", "-o", "out"]).succeeded();
+    let whole = frames(&folder, "out", 7);
+    for number in [3, 4, 6] {
+        std::fs::remove_file(folder.path(&format!("out/frame-{number:06}.png"))).unwrap();
+    }
+    let again = morph(&folder, &["a.png", "b.png", "-o", "out", "--resume"]);
+    again.succeeded();
+    assert_eq!(frames(&folder, "out", 7), whole);
+    let other = morph(&folder, &["a.png", "b.png", "-o", "out", "--resume", "--inject", "0.1"]);
+    assert!(other.refused(2).contains("weight was"), "{}", other.stderr);
+    assert!(morph(&folder, &["a.png", "b.png", "-o", "out"]).refused(2).contains("--resume"));
+}
+
+#[test]
+fn clips_go_into_one_file_by_its_ending() {
+    let folder = Folder::new();
+    pictures(&folder);
+    for name in ["clip.gif", "clip.png", "clip.y4m"] {
+        morph(&folder, &["a.png", "b.png", "-o", name, "--frames", "4"]).succeeded();
+        assert!(folder.read(name).len() > 100, "{name}");
+    }
+}
+
+#[test]
+fn memory_is_told_before_and_held_to() {
+    let folder = Folder::new();
+    pictures(&folder);
+    let report = |arguments: &[&str]| {
+        let _ = std::fs::remove_dir_all(folder.path("out"));
+        let outcome = morph(&folder, &[&["a.png", "b.png", "-o", "out", "--json"], arguments].concat()).succeeded();
+        let events = outcome.events();
+        events.iter().find(|event| event["event"] == "report").unwrap()["report"].clone()
+    };
+    let mut last = u64::MAX;
+    for storage in ["f32", "bf16", "int8", "int8-stride2"] {
+        let report = report(&["--cache-storage", storage]);
+        assert_eq!(report["feature_bytes"], report["feature_bytes_predicted"], "{storage}");
+        let bytes = report["feature_bytes"].as_u64().unwrap();
+        assert!(bytes < last, "{storage}: {bytes}");
+        last = bytes;
+        let chosen = |limit: u64| self::chosen(&folder, limit);
+        assert_eq!(chosen(bytes), storage);
+    }
+    assert_eq!(chosen(&folder, last - 1), "file");
+}
+
+/// The storage that a limit leads to.
+fn chosen(folder: &Folder, limit: u64) -> String {
+    let _ = std::fs::remove_dir_all(folder.path("out"));
+    let limit = limit.to_string();
+    let outcome = morph(folder, &["a.png", "b.png", "-o", "out", "--json", "--cache-memory", &limit]).succeeded();
+    let events = outcome.events();
+    events.iter().find(|event| event["event"] == "report").unwrap()["report"]["storage"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn bad_pictures_and_places_are_one_line() {
+    let folder = Folder::new();
+    pictures(&folder);
+    folder.write("no.png", "hello");
+    save_picture(&folder.path("dot.png"), &Picture::filled(1, 1, [9; 3])).unwrap();
+    let mut bomb = folder.read("a.png");
+    // The header of a picture of 30 000 x 30 000 pixels, with its checksum.
+    bomb[16..24].copy_from_slice(&[0, 0, 0x75, 0x30, 0, 0, 0x75, 0x30]);
+    let checksum = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
+    folder.write("bomb.png", &bomb);
+    let refused = |second: &str, code: i32| morph(&folder, &["a.png", second, "-o", "x"]).refused(code).to_owned();
+    assert!(refused("no.png", 2).contains("no.png"));
+    assert!(refused("none.png", 2).contains("no such file"));
+    assert!(refused("dot.png", 2).contains("1x1 pixels are too few"));
+    assert!(refused("bomb.png", 3).contains("30000x30000"));
+    let lines = [
+        (&["a.png", "b.png", "--frames", "1"][..], "--frames"),
+        (&["a.png", "b.png", "--frames", "241"], "at most 240"),
+        (&["a.png", "b.png", "c.png", "--seconds", "1", "2", "3"], "--seconds"),
+        (&["a.png", "b.png", "-o", "clip.mp4"], "clip.mp4"),
+        (&["a.png", "b.png", "-o", "a.png/out"], "a.png"),
+        (&["a.png", "b.png", "--inject", "2"], "injection weight"),
+        (&["a.png", "b.png", "--inject-schedule", "none.json"], "none.json"),
+        (&["a.png", "b.png", "--captioner", "no-such-program"], "no-such-program"),
+        (&["a.png", "b.png", "-p", "x"], "1 prompts for 2 pictures"),
+        (&["a.png", "b.png", "-W", "17"], "width 17"),
+        (&["a.png", "b.png", "--cache-memory", "much"], "--cache-memory"),
+        (&["a.png", "b.png", "--inverter", "belm", "--inversion-steps", "9"], "O-BELM"),
+    ];
+    for (arguments, part) in lines {
+        let outcome = morph(&folder, arguments);
+        let line = outcome.stderr.trim_end();
+        assert!(outcome.code == 2 || outcome.code == 3, "{arguments:?}: {} {line}", outcome.code);
+        assert!(line.contains(part) && !line.contains('\n'), "{arguments:?}: {line}");
+    }
+}
+
+/// Checksum of a PNG chunk.
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut value = u32::MAX;
+    for byte in bytes {
+        value ^= u32::from(*byte);
+        for _ in 0..8 {
+            value = if value & 1 == 1 { (value >> 1) ^ 0xedb8_8320 } else { value >> 1 };
+        }
+    }
+    !value
+}
+
+#[test]
+fn frames_are_judged_beside_both_baselines() {
+    let folder = Folder::new();
+    pictures(&folder);
+    morph(&folder, &["a.png", "b.png", "-o", "out"]).succeeded();
+    let model = tiny_model();
+    let judged =
+        folder.run(&["eval", "morph", "out", "--a", "a.png", "--b", "b.png", "-m", model.to_str().unwrap(), "--json"]);
+    let judged: serde_json::Value = serde_json::from_str(&judged.succeeded().text()).unwrap();
+    assert!(judged["backbone"].as_str().unwrap().contains("DiffSim-style"));
+    for sequence in ["frames", "cross-fade", "latent slerp"] {
+        let row = &judged["sequences"][sequence];
+        let glcs = row["glcs"]["glcs"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&glcs), "{sequence}: {glcs}");
+        assert!(row["path"]["max"].as_f64().unwrap() <= row["path"]["sum"].as_f64().unwrap());
+        assert!(row["first_psnr"].is_null() && row["last_psnr"].is_null(), "the ends are the pictures themselves");
+    }
+    assert_eq!(judged["sequences"]["cross-fade"]["nears_last"], 1.0);
+    let few = folder.run(&["eval", "morph", "a.png", "--a", "a.png", "--b", "b.png", "-m", model.to_str().unwrap()]);
+    assert!(few.refused(2).contains("at least 3"), "{}", few.stderr);
+}
+
+#[test]
+fn even_pace_and_calibrated_schedules_lead_to_frames() {
+    let folder = Folder::new();
+    pictures(&folder);
+    let model = tiny_model();
+    let line =
+        ["morph", "calibrate", "a.png", "b.png", "-m", model.to_str().unwrap(), "--steps", "10", "-o", "cuts.json"];
+    folder.run(&line).succeeded();
+    let cuts: serde_json::Value = serde_json::from_slice(&folder.read("cuts.json")).unwrap();
+    assert!(cuts["early"].as_f64().unwrap() <= cuts["middle"].as_f64().unwrap());
+    morph(&folder, &["a.png", "b.png", "-o", "out", "--inject-schedule", "cuts.json", "--schedule", "even"])
+        .succeeded();
+    assert_eq!(frames(&folder, "out", 7)[0], pixels(&folder.read("a.png")));
+}
+
+#[test]
+fn a_u_net_morphs_too() {
+    let folder = Folder::new();
+    pictures(&folder);
+    for model in ["unet-epsilon", "unet-velocity"] {
+        let path = tiny_model().with_file_name(model);
+        let line = [
+            "morph",
+            "a.png",
+            "b.png",
+            "-m",
+            path.to_str().unwrap(),
+            "--steps",
+            "5",
+            "--frames",
+            "4",
+            "-o",
+            model,
+            "--json",
+        ];
+        let outcome = folder.run(&line).succeeded();
+        let events = outcome.events();
+        let report = &events.iter().find(|event| event["event"] == "report").unwrap()["report"];
+        assert_eq!(report["feature_bytes"], report["feature_bytes_predicted"], "{model}");
+        let groups = report["cache"]["groups"].as_array().unwrap();
+        let injected =
+            |part: &str| groups.iter().find(|group| group["part"] == part).unwrap()["injected"].as_u64().unwrap();
+        assert!(injected("residual") > 0 && injected("attention") > 0, "{model}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_captioner_is_any_program_that_prints_a_line() {
+    let folder = Folder::new();
+    pictures(&folder);
+    let outcome = folder.run(&[
+        "morph",
+        "-m",
+        tiny_model().to_str().unwrap(),
+        "--steps",
+        "4",
+        "--frames",
+        "3",
+        "a.png",
+        "b.png",
+        "--captioner",
+        "echo a picture of",
+        "-o",
+        "out",
+    ]);
+    let outcome = outcome.succeeded();
+    assert!(outcome.stderr.contains("a picture of a.png"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("captioner"), "{}", outcome.stderr);
+}
