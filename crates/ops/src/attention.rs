@@ -6,6 +6,8 @@ mod packing;
 mod ring;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use candle_core::{D, Result, Tensor};
 

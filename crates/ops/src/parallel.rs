@@ -107,6 +107,15 @@ pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
     result
 }
 
+/// `length` values of `memory`, whatever they hold, from the beginning of a cache line on.
+pub(crate) fn aligned<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
+    const LINE: usize = 64;
+    let most = LINE / size_of::<T>().max(1);
+    let values = at_least(memory, length + most);
+    let ahead = values.as_ptr().align_offset(LINE).min(most);
+    &mut values[ahead..ahead + length]
+}
+
 /// At least `length` values of `memory`, whatever they hold.
 pub(crate) fn at_least<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
     if memory.len() < length {

@@ -1,16 +1,22 @@
 //! Attention itself: a few queries at a time walk over blocks of keys, keeping the largest score and the sum so far
 //! (online softmax, arXiv 1805.02867 and 2205.14135), so scores are never written out.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::packing::{BLOCK, KeyLayout, PANEL, Rows};
+use super::packing::{BLOCK, KeyLayout, Rows};
 use crate::elementary::exp_not_positive;
-use crate::parallel::{Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, at_least, for_units, with_scratch, written};
+use crate::parallel::{
+    Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, aligned, at_least, for_units, with_scratch, written,
+};
 use crate::simd::multiversion;
-use crate::tile::{LANES, Left, Steps, Sums, multiply};
+use crate::tile::{LANES, Left, Steps, Sums};
 
 /// Queries that walk together.
 const QUERIES: usize = 16;
+/// The same for matrix tiles: two tiles of rows.
+const TILED_QUERIES: usize = 32;
 
 /// Packed keys and values of all heads.
 #[derive(Clone, Copy)]
@@ -87,7 +93,8 @@ impl Attention<'_> {
     /// The result `[batch, queries, heads·width]`.
     pub(crate) fn run(&self) -> Vec<f32> {
         let width = self.keys.layout.width;
-        let blocks = self.query_count.div_ceil(QUERIES);
+        let together = if self.keys.layout.arithmetic.is_tiled() { TILED_QUERIES } else { QUERIES };
+        let blocks = self.query_count.div_ceil(together);
         let length = self.batch * self.query_count * self.heads * width;
         let flops = 4 * length * self.keys.count;
         let steps = Steps::contiguous(self.keys.layout.width_steps);
@@ -98,40 +105,55 @@ impl Attention<'_> {
                 for_units(self.batch * self.heads * blocks, flops >= WORTH_FLOPS, |index| {
                     let (head, block) = (index / blocks, index % blocks);
                     with_scratch(|scratch| {
-                        self.unit(head / self.heads, head % self.heads, block * QUERIES, &steps, scratch, output);
+                        let queries = block * together..self.query_count.min((block + 1) * together);
+                        self.unit(head / self.heads, head % self.heads, queries, &steps, scratch, output);
                     });
                 });
             })
         }
     }
 
-    fn unit(&self, batch: usize, head: usize, first: usize, steps: &Steps, scratch: &mut Scratch, output: &Unwritten) {
+    fn unit(
+        &self,
+        batch: usize,
+        head: usize,
+        queries: Range<usize>,
+        steps: &Steps,
+        scratch: &mut Scratch,
+        output: &Unwritten,
+    ) {
         let layout = self.keys.layout;
         let (width, columns, arithmetic) = (layout.width, layout.columns(), layout.arithmetic);
-        let count = QUERIES.min(self.query_count - first);
+        let (first, count) = (queries.start, queries.len());
+        // Matrix tiles read and write whole tiles of rows.
+        let room = count.next_multiple_of(QUERIES);
         let Scratch { words, sums, rows } = scratch;
         let (queries, probabilities) =
-            at_least(words, QUERIES * (layout.width_steps + BLOCK)).split_at_mut(QUERIES * layout.width_steps);
-        let (scores, totals) = at_least(sums, QUERIES * (BLOCK + columns)).split_at_mut(QUERIES * BLOCK);
+            aligned(words, room * (layout.width_steps + BLOCK)).split_at_mut(room * layout.width_steps);
+        let (scores, totals) = aligned(sums, room * (BLOCK + columns)).split_at_mut(room * BLOCK);
+        #[cfg(target_arch = "x86_64")]
+        let _tiles = arithmetic.is_tiled().then(crate::amx::Tiles::shape);
         for query in 0..count {
             let scaled = at_least(rows, width);
             let row = self.queries.row(batch, first + query, head, width);
             for (scaled, value) in scaled.iter_mut().zip(row) {
                 *scaled = value * self.scale;
             }
-            arithmetic.pack_row(scaled, &mut queries[query * layout.width_steps..]);
+            let target = &mut queries[query * layout.width_steps..][..layout.width_steps];
+            target[width / 2..].fill(0);
+            arithmetic.pack_row(scaled, target);
         }
         let index = batch * self.heads + head;
         let keys = &self.keys.keys[index * layout.key_words()..][..layout.key_words()];
         let values = &self.keys.values[index * layout.value_words()..][..layout.value_words()];
-        let mut state = [Softmax::START; QUERIES];
+        let mut state = [Softmax::START; TILED_QUERIES];
         for start in (0..self.keys.count).step_by(BLOCK) {
             let present = BLOCK.min(self.keys.count - start);
-            for panel in (0..present).step_by(PANEL) {
+            for panel in (0..present).step_by(layout.panel) {
                 let left = Left { words: queries, start: 0, row_step: layout.width_steps, rows: count };
                 let right = &keys[(start + panel) * layout.width_steps..];
                 let mut sums = Sums { values: &mut scores[panel..], row_step: BLOCK, accumulate: false };
-                multiply(arithmetic, left, steps, right, PANEL / LANES, &mut sums);
+                layout.multiply(left, steps, right, layout.panel, &mut sums);
             }
             if let Some(bias) = &self.bias {
                 let start = batch * bias.batch_step + head * bias.head_step + first * bias.query_step + start;
@@ -139,7 +161,12 @@ impl Attention<'_> {
             }
             let factors = softmax_rows(scores, count, present, &mut state);
             for (query, factor) in factors.iter().enumerate().take(count) {
-                arithmetic.pack_row(&scores[query * BLOCK..][..present], &mut probabilities[query * BLOCK..]);
+                let target = &mut probabilities[query * BLOCK..][..BLOCK];
+                arithmetic.pack_row(&scores[query * BLOCK..][..present], target);
+                if arithmetic.is_tiled() {
+                    // The last run of steps goes on behind the last key.
+                    target[arithmetic.steps(present)..BLOCK / 2].fill(0);
+                }
                 if start > 0 && *factor != 1.0 {
                     scale_by(&mut totals[query * columns..][..columns], *factor);
                 }
@@ -173,7 +200,8 @@ impl Attention<'_> {
         let mut column = 0;
         for &vectors in &layout.value_panels {
             let mut sums = Sums { values: &mut totals[column..], row_step: columns, accumulate };
-            multiply(layout.arithmetic, left, &steps, &values[column * block_steps..], vectors, &mut sums);
+            let present = (vectors * LANES).min(layout.width - column);
+            layout.multiply(left, &steps, &values[column * block_steps..], present, &mut sums);
             column += vectors * LANES;
         }
     }
@@ -211,8 +239,8 @@ fn larger(first: f32, second: f32) -> f32 {
 
 multiversion! {
     /// Turns rows of scores into unnormalised probabilities; gives the factors by which earlier totals shrink.
-    fn softmax_rows(scores: &mut [f32], count: usize, present: usize, states: &mut [Softmax; QUERIES]) -> [f32; QUERIES] {
-        let mut factors = [1.0; QUERIES];
+    fn softmax_rows(scores: &mut [f32], count: usize, present: usize, states: &mut [Softmax; TILED_QUERIES]) -> [f32; TILED_QUERIES] {
+        let mut factors = [1.0; TILED_QUERIES];
         let rows = scores.chunks_exact_mut(BLOCK).zip(states.iter_mut()).zip(&mut factors);
         for ((row, state), factor) in rows.take(count) {
             let row = &mut row[..present];

@@ -1,14 +1,18 @@
 //! Keys and values laid out for the tile's inner loop.
 
+#[cfg(target_arch = "x86_64")]
+use super::tiled;
 use crate::simd::multiversion;
-use crate::tile::{Arithmetic, LANES, panel_widths};
+use crate::tile::{Arithmetic, LANES, Left, Steps, Sums, multiply, panel_widths};
 use crate::transpose::transpose;
 
 /// Keys that are scored before the softmax moves on: their scores, probabilities, keys and values stay in the
 /// first-level cache.
 pub(crate) const BLOCK: usize = 256;
-/// Keys in one panel: two vectors.
-pub(crate) const PANEL: usize = 2 * LANES;
+/// Vectors of keys in one panel.
+const KEY_VECTORS: usize = 2;
+/// Vectors in a panel of matrix tiles, of keys or of a value's columns.
+const TILED_VECTORS: usize = 4;
 
 /// Rows of all heads in a larger tensor.
 #[derive(Clone, Copy)]
@@ -30,14 +34,16 @@ impl<'a> Rows<'a> {
 
 /// How keys and values of one head are laid out.
 ///
-/// Keys: panels of 32, in each `[step of the width][key]`. Values: blocks of 256 keys, in each one panel after the other
+/// Keys: panels of [`KeyLayout::panel`], in each `[step of the width][key]`. Values: blocks of 256 keys, in each one panel after the other
 /// of columns, `[step of keys][column]`.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyLayout {
     pub(crate) arithmetic: Arithmetic,
     /// Width of a head.
     pub(crate) width: usize,
-    /// Steps over the width of a head.
+    /// Keys in one panel.
+    pub(crate) panel: usize,
+    /// Steps over the width of a head; for matrix tiles whole runs of 16, the last filled with zeros.
     pub(crate) width_steps: usize,
     /// Panels over the columns of a value.
     pub(crate) value_panels: Vec<usize>,
@@ -47,8 +53,15 @@ pub(crate) struct KeyLayout {
 
 impl KeyLayout {
     pub(crate) fn new(arithmetic: Arithmetic, width: usize, keys: usize) -> Self {
-        let (width_steps, value_panels) = (arithmetic.steps(width), panel_widths(width));
-        Self { arithmetic, width, width_steps, value_panels, blocks: keys.div_ceil(BLOCK) }
+        let steps = arithmetic.steps(width);
+        let blocks = keys.div_ceil(BLOCK);
+        if arithmetic.is_tiled() {
+            let panel = TILED_VECTORS * LANES;
+            let value_panels = vec![TILED_VECTORS; width.div_ceil(panel)];
+            return Self { arithmetic, width, panel, width_steps: steps.next_multiple_of(LANES), value_panels, blocks };
+        }
+        let panel = KEY_VECTORS * LANES;
+        Self { arithmetic, width, panel, width_steps: steps, value_panels: panel_widths(width), blocks }
     }
 
     /// Columns of a value with those that fill the last panel.
@@ -71,9 +84,18 @@ impl KeyLayout {
         self.arithmetic.steps(BLOCK) * self.columns()
     }
 
+    /// left · right, one panel of keys or of a value's columns, of which `columns` count.
+    pub(crate) fn multiply(&self, left: Left<'_>, steps: &Steps, right: &[u32], columns: usize, sums: &mut Sums<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.arithmetic.is_tiled() {
+            return tiled::multiply(left, steps.len().div_ceil(LANES), right, columns, sums);
+        }
+        multiply(self.arithmetic, left, steps, right, columns.div_ceil(LANES), sums);
+    }
+
     /// Packs `count` keys of one head; `row` gives each.
     pub(crate) fn pack_keys<'a>(&self, count: usize, row: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
-        let steps = self.width_steps;
+        let (steps, panel) = (self.width_steps, self.panel);
         let mut rows = vec![0u32; LANES * steps.next_multiple_of(LANES)];
         let row_step = steps.next_multiple_of(LANES);
         for first in (0..count).step_by(LANES) {
@@ -86,21 +108,22 @@ impl KeyLayout {
                     target.fill(0);
                 }
             }
-            let target = &mut words[first / PANEL * PANEL * steps + first % PANEL..];
+            let target = &mut words[first / panel * panel * steps + first % panel..];
             let whole = steps / LANES * LANES;
             for step in (0..whole).step_by(LANES) {
-                transpose(&rows[step..], row_step, LANES, &mut target[step * PANEL..], PANEL);
+                transpose(&rows[step..], row_step, LANES, &mut target[step * panel..], panel);
             }
             for step in whole..steps {
                 for key in 0..LANES {
-                    target[step * PANEL + key] = rows[key * row_step + step];
+                    target[step * panel + key] = rows[key * row_step + step];
                 }
             }
         }
-        // The last panel's missing half.
-        if !count.is_multiple_of(PANEL) && count % PANEL <= LANES {
+        // What the last panel misses.
+        let written = count.next_multiple_of(LANES) % panel;
+        if written > 0 {
             for step in 0..steps {
-                words[count / PANEL * PANEL * steps + step * PANEL + LANES..][..LANES].fill(0);
+                words[count / panel * panel * steps + step * panel + written..][..panel - written].fill(0);
             }
         }
     }
@@ -133,9 +156,9 @@ impl KeyLayout {
     /// Writes one key and its value at a place whose neighbours stay as they are.
     pub(crate) fn write_one(&self, place: usize, key: &[f32], value: &[f32], keys: &mut [u32], values: &mut [u32]) {
         let per_step = self.arithmetic.per_step();
-        let first = place / PANEL * PANEL * self.width_steps + place % PANEL;
+        let first = place / self.panel * self.panel * self.width_steps + place % self.panel;
         for (step, part) in key.chunks(per_step).enumerate() {
-            keys[first + step * PANEL] = self.arithmetic.word(part[0], part.get(1).copied().unwrap_or(0.0));
+            keys[first + step * self.panel] = self.arithmetic.word(part[0], part.get(1).copied().unwrap_or(0.0));
         }
         let (steps, step) = (self.arithmetic.steps(BLOCK), place % BLOCK / per_step);
         let values = &mut values[place / BLOCK * self.value_block()..];

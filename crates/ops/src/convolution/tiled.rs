@@ -8,7 +8,7 @@ use super::engine::{Call, Segment};
 use super::packing::tiled_channels;
 use crate::amx::{self, Block, Numbers, ROWS, Tiles};
 use crate::matmul::{Buffer, TILE_COLUMNS};
-use crate::parallel::{Scratch, Unwritten, at_least, for_units};
+use crate::parallel::{Scratch, Unwritten, aligned, at_least, for_units};
 use crate::simd::multiversion;
 use crate::tile::LANES;
 use crate::transpose::transpose;
@@ -162,9 +162,7 @@ impl Call<'_> {
         let pixels: usize = segments.iter().map(Segment::pixels).sum::<usize>() * factor * factor;
         let Scratch { sums, rows, .. } = scratch;
         // Tiles are stored line by line: those should be the cache's.
-        let sums = at_least(sums, pixels * columns + LANES);
-        let ahead = sums.as_ptr().align_offset(64).min(LANES);
-        let sums = &mut sums[ahead..ahead + pixels * columns];
+        let sums = aligned(sums, pixels * columns);
         let tiles = Tiles::shape();
         let mut before = 0;
         for segment in segments {

@@ -21,6 +21,8 @@ const TILED_STEPS: usize = 576;
 const SMALL_WEIGHT: usize = 1 << 20;
 /// Multiply-adds below which waking another thread costs more than it saves.
 const SERIAL: usize = 1 << 20;
+/// The same for matrix tiles, which do five times as many meanwhile; to wake a virtual processor takes longer still.
+const TILED_SERIAL: usize = 1 << 26;
 
 /// A finished tile.
 #[derive(Debug)]
@@ -89,7 +91,8 @@ impl<Out: Sink> Product<'_, Out> {
     fn split(&self, row_tiles: usize, panels: usize) -> (usize, usize) {
         let work = self.rows.len() * self.packed.shape.outputs * self.packed.shape.depth;
         let threads = rayon::current_num_threads();
-        if work < SERIAL || threads == 1 {
+        let serial = if self.packed.kernel.is_tiled() { TILED_SERIAL } else { SERIAL };
+        if work < serial || threads == 1 {
             return (1, 1);
         }
         // Few rows: each thread streams its own panels.
