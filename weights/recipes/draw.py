@@ -19,7 +19,7 @@ class Drawer:
         else:
             noise = torch.stack([torch.randn(32, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            final = self.pipe(list(prompts), negative_prompt="", num_inference_steps=steps, guidance_scale=scale, latents=noise, height=128, width=128,
+            final = self.pipe(list(prompts), negative_prompt=[""] * len(prompts), num_inference_steps=steps, guidance_scale=scale, latents=noise, height=128, width=128,
                               output_type="latent", **self.own).images
         return final.float() / self.pipe.vae.config.scaling_factor
 

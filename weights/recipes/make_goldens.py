@@ -4,13 +4,14 @@
 
 A folder for each case: case.json says what was asked; latents.safetensors holds `latents` (noise of unit variance);
 expected.safetensors holds `latents` (final) and `image` (0..1), in the first case also `prompt_embeds`, `prompt_mask`, `first_output`
-(the transformer's answer at the first step, batch order [negative, prompt]) and `trajectory` (latents after every step)."""
+(the transformer's answer at the first step, batch order [negative, prompt]) and `trajectory` (latents after every step). Of a
+StableDiffusionPipeline there is one case, its final latents alone."""
 import argparse
 import json
 import os
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PixArtAlphaPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PixArtAlphaPipeline, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 CASES = [  # name, scheduler, its name for `gen image`, prompts, negative prompt, steps, guidance scale
@@ -20,12 +21,34 @@ CASES = [  # name, scheduler, its name for `gen image`, prompts, negative prompt
 ]
 
 
+def write(folder, noise, expected, asked):
+    os.makedirs(folder, exist_ok=True)
+    save_file({"latents": noise}, os.path.join(folder, "latents.safetensors"))
+    save_file({k: v.float().contiguous() for k, v in expected.items()}, os.path.join(folder, "expected.safetensors"))
+    prompts, negative, steps, scale, sampler = asked
+    with open(os.path.join(folder, "case.json"), "w") as file:
+        json.dump({"kind": "image", "prompts": prompts, "negative": negative, "steps": steps, "cfg": scale, "sampler": sampler,
+                   "flags": ["--sampling-method", sampler]}, file, indent=1)
+    print(os.path.basename(folder), tuple(expected["latents"].shape), "spread", round(expected["latents"].std().item(), 4))
+
+
+def unet(pipeline, out):
+    pipe = StableDiffusionPipeline.from_pretrained(pipeline).to(torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    noise, prompt = torch.randn(1, 32, 16, 16, generator=torch.Generator().manual_seed(3)), "an owl on a teal background"
+    final = pipe(prompt=[prompt], negative_prompt=[""], num_inference_steps=10, guidance_scale=4.0, latents=noise.clone(), height=128, width=128,
+                 output_type="latent").images
+    write(os.path.join(out, "emoji-unet-ddim10"), noise, {"latents": final}, ([prompt], "", 10, 4.0, "ddim"))
+
+
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pipeline")
     parser.add_argument("out")
     args = parser.parse_args()
+    if os.path.exists(os.path.join(args.pipeline, "unet")):
+        return unet(args.pipeline, args.out)
     pipe = PixArtAlphaPipeline.from_pretrained(args.pipeline).to(torch.float32)
     pipe.set_progress_bar_config(disable=True)
     settings = pipe.scheduler.config
@@ -43,14 +66,7 @@ def main():
         if number == 0:
             embeds, mask, _, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, clean_caption=False, max_sequence_length=20)
             expected |= {"prompt_embeds": embeds, "prompt_mask": mask, "first_output": answers[0], "trajectory": torch.stack(path)}
-        folder = os.path.join(args.out, name)
-        os.makedirs(folder, exist_ok=True)
-        save_file({"latents": noise}, os.path.join(folder, "latents.safetensors"))
-        save_file({k: v.float().contiguous() for k, v in expected.items()}, os.path.join(folder, "expected.safetensors"))
-        with open(os.path.join(folder, "case.json"), "w") as file:
-            json.dump({"kind": "image", "prompts": prompts, "negative": negative, "steps": steps, "cfg": scale, "sampler": sampler,
-                       "flags": ["--sampling-method", sampler]}, file, indent=1)
-        print(name, tuple(final.shape), "spread", round(final.std().item(), 4))
+        write(os.path.join(args.out, name), noise, expected, (prompts, negative, steps, scale, sampler))
 
 
 if __name__ == "__main__":
