@@ -6,6 +6,7 @@
 //! [`refrain_cache::Context`], and everything hot is an operation of `refrain_ops`.
 
 pub mod autoencoder_kl;
+pub mod autoencoder_wan;
 pub mod clip;
 mod config;
 mod cross_attention;
@@ -17,6 +18,7 @@ pub mod patch_autoencoder;
 pub mod pixart;
 mod position;
 pub mod t5;
+pub mod taehv;
 mod transformer;
 pub mod unet;
 pub mod wan;

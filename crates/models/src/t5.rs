@@ -1,4 +1,5 @@
-//! The encoder of T5 (arXiv 1910.10683), plain or gated (T5 v1.1, arXiv 2002.05202).
+//! The encoder of T5 (arXiv 1910.10683), plain or gated (T5 v1.1, arXiv 2002.05202), and of UMT5 (arXiv 2304.09151), whose
+//! layers each have a position bias of their own.
 
 use candle_core::{D, Device, IndexOp, Result, Tensor};
 use refrain_ops::{Activation, AttentionOptions, Linear, Precision, activate, attention, rms_norm};
@@ -29,6 +30,8 @@ pub struct T5Config {
     pub activation: T5Activation,
     /// Whether the feed-forward is gated.
     pub gated: bool,
+    /// Whether every layer has its own position bias (UMT5), instead of sharing the first one's.
+    pub bias_per_layer: bool,
     /// Number of distance buckets of the position bias.
     pub buckets: usize,
     /// Distance from which all positions share a bucket.
@@ -73,7 +76,9 @@ impl T5Config {
             let problem = format!("is {max_distance}, expected more than a quarter of the {buckets} buckets");
             return Err(config.error("relative_attention_max_distance", problem));
         }
+        let bias_per_layer = config.choice("model_type", "t5", &[("t5", false), ("umt5", true)])?;
         Ok(Self {
+            bias_per_layer,
             vocabulary: config.count("vocab_size", Some(32_128), 1..=4_000_000)?,
             width: config.count("d_model", Some(512), SIDE)?,
             layers: config.count("num_layers", Some(6), 1..=1024)?,
@@ -110,7 +115,8 @@ impl T5Config {
 pub struct T5Encoder {
     config: T5Config,
     embeddings: Tensor,
-    position_bias: Tensor,
+    /// `[buckets, heads]`: the first layer's, or each layer's.
+    position_biases: Vec<Tensor>,
     blocks: Vec<Block>,
     final_norm: Tensor,
 }
@@ -133,10 +139,12 @@ impl T5Encoder {
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             embeddings: weights.tensor(table, &[config.vocabulary, config.width])?,
-            position_bias: encoder.tensor_f32(
-                "block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-                &[config.buckets, config.heads],
-            )?,
+            position_biases: (0..if config.bias_per_layer { config.layers } else { 1 })
+                .map(|layer| {
+                    let name = format!("block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight");
+                    encoder.tensor_f32(name, &[config.buckets, config.heads])
+                })
+                .collect::<std::result::Result<_, _>>()?,
             blocks,
             final_norm: encoder.tensor_f32("final_layer_norm.weight", &[config.width])?,
             config: config.clone(),
@@ -160,21 +168,28 @@ impl T5Encoder {
         }
         let ids = Tensor::new(ids, &Device::Cpu)?;
         let mut hidden = self.embeddings.index_select(&ids, 0)?.to_dtype(candle_core::DType::F32)?.unsqueeze(0)?;
-        let bias = self.bias(hidden.dim(1)?)?;
+        let tokens = hidden.dim(1)?;
+        let mut biases = self.position_biases.iter();
+        let mut bias = None;
         for block in &self.blocks {
-            hidden = block.forward(&hidden, &bias, &self.config)?;
+            if let Some(own) = biases.next() {
+                bias = Some(self.bias(own, tokens)?);
+            }
+            if let Some(bias) = &bias {
+                hidden = block.forward(&hidden, bias, &self.config)?;
+            }
         }
         rms_norm(&hidden, &self.final_norm, self.config.epsilon)
     }
 
-    /// Position bias `[1, heads, tokens, tokens]`, shared by all layers.
-    fn bias(&self, tokens: usize) -> Result<Tensor> {
+    /// Position bias `[1, heads, tokens, tokens]` from a table.
+    fn bias(&self, table: &Tensor, tokens: usize) -> Result<Tensor> {
         let buckets: Vec<u32> = (0..tokens as i64)
             .flat_map(|query| (0..tokens as i64).map(move |key| key - query))
             .map(|distance| self.config.bucket(distance) as u32)
             .collect();
         let buckets = Tensor::from_vec(buckets, tokens * tokens, &Device::Cpu)?;
-        self.position_bias
+        table
             .index_select(&buckets, 0)?
             .reshape((tokens, tokens, self.config.heads))?
             .permute((2, 0, 1))?

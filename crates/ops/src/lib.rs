@@ -8,6 +8,7 @@
 mod amx;
 mod attention;
 mod blend;
+mod channel_norm;
 mod convolution;
 mod differentiable;
 mod elementary;
@@ -31,6 +32,7 @@ mod types;
 
 pub use attention::{AttentionOptions, KeyValueRing, attention, attention_packed_qkv, attention_reference};
 pub use blend::{blend_rows, blend_rows_reference};
+pub use channel_norm::{channel_rms_norm, channel_rms_norm_reference};
 pub use convolution::{Conv2d, ConvEpilogue};
 pub use embedding::{TimestepEmbeddingOptions, timestep_embedding};
 pub use group_norm::GroupNorm;

@@ -163,6 +163,13 @@ pub(crate) fn open_weights(source: &ModelSource, component: &str) -> Result<Weig
     Ok(Weights::new(Arc::new(Checkpoint { shards, places, main_file: source.label(&main) })))
 }
 
+/// Opens one safetensors file of a source. Only its header is read here.
+pub(crate) fn open_file(source: &ModelSource, path: &str) -> Result<Weights> {
+    let shard = Shard::open(source, path)?;
+    let places = shard.header.tensors().into_keys().map(|name| (name, 0)).collect();
+    Ok(Weights::new(Arc::new(Checkpoint { shards: vec![shard], places, main_file: source.label(path) })))
+}
+
 /// Files named in a `*.safetensors.index.json`, each once, sorted.
 fn shard_names(source: &ModelSource, path: &str) -> Result<Vec<String>> {
     let text = source.text(path, "it lists the shards of the weights")?;

@@ -38,6 +38,14 @@ pub enum PipelineError {
         /// What is wrong.
         problem: String,
     },
+    /// A file of PyTorch tensors that cannot be read.
+    #[error("{file}: not a readable PyTorch archive: {problem}")]
+    TorchArchive {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A `tokenizer.json` that cannot be read, or a text that it cannot encode.
     #[error("{file}: {problem}")]
     Tokenizer {

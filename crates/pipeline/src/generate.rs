@@ -168,7 +168,7 @@ impl Run<'_> {
 }
 
 /// An error of this crate that travelled through the sampler comes back as itself.
-fn unwrapped(error: refrain_samplers::Error) -> PipelineError {
+pub(crate) fn unwrapped(error: refrain_samplers::Error) -> PipelineError {
     match error {
         refrain_samplers::Error::Denoise { step, count, source } => match source.downcast::<PipelineError>() {
             Ok(own) if !matches!(*own, PipelineError::Tensor(_)) => *own,

@@ -16,14 +16,17 @@ pub enum PipelineClass {
     Dit,
     /// Text to image by a U-Net.
     StableDiffusion,
+    /// Text to video by a Wan transformer.
+    Wan,
 }
 
 /// `_class_name` of each pipeline, and the longest text its own pipeline takes by default.
-const CLASSES: [(&str, PipelineClass, usize); 4] = [
+const CLASSES: [(&str, PipelineClass, usize); 5] = [
     ("PixArtAlphaPipeline", PipelineClass::PixArt, 120),
     ("PixArtSigmaPipeline", PipelineClass::PixArt, 300),
     ("DiTPipeline", PipelineClass::Dit, 0),
     ("StableDiffusionPipeline", PipelineClass::StableDiffusion, 77),
+    ("WanPipeline", PipelineClass::Wan, 512),
 ];
 
 /// A parsed `model_index.json`.
@@ -55,6 +58,11 @@ impl ModelIndex {
             return Err(problem(format!("`_class_name` is `{name}`; this build reads {}", known())));
         };
         Ok(Self { class_name: class_name.to_owned(), class, text_limit, file, entries })
+    }
+
+    /// A complaint about the index.
+    pub(crate) fn problem(&self, problem: impl Into<String>) -> PipelineError {
+        PipelineError::Index { file: self.file.clone(), problem: problem.into() }
     }
 
     /// Checks that a component is there and of one of the `known` classes, and returns its class.

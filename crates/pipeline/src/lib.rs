@@ -24,6 +24,8 @@ mod request;
 mod single_file;
 mod source;
 mod text;
+mod torch_archive;
+mod video;
 
 pub use autoencoder::Autoencoder;
 pub use classes::ClassNames;
@@ -35,6 +37,8 @@ pub use request::{GeneratedImage, ImageRequest, InitialPicture, Noise, Progress,
 pub use single_file::SingleFile;
 pub use source::{EmbeddedFile, ModelSource};
 pub use text::{TextCoverage, TextEncoder};
+pub use torch_archive::{open_tensor_file, wan_from_file};
+pub use video::{GeneratedVideo, VideoAutoencoder, VideoPipeline, VideoRequest};
 
 /// An observer that sees nothing and never stops.
 pub fn ignore(_: &Progress<'_>) -> std::ops::ControlFlow<()> {

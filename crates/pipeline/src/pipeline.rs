@@ -79,6 +79,11 @@ impl Pipeline {
     /// One line that names the file, the field or the tensor, and what was expected.
     pub fn load(source: &ModelSource, options: LoadOptions) -> Result<Self> {
         let index = ModelIndex::read(source)?;
+        if index.class == PipelineClass::Wan {
+            return Err(
+                index.problem("is a video model, which makes no single pictures; use it with `refrain gen video`")
+            );
+        }
         index.component("vae", &["AutoencoderKL"])?;
         let precision = options.precision;
         let (family, others) = rayon::join(
@@ -364,6 +369,7 @@ fn load_family(source: &ModelSource, index: &ModelIndex, precision: Precision) -
             );
             Ok(Family::StableDiffusion { model: Box::new(model?), text: Box::new(text?) })
         }
+        PipelineClass::Wan => Err(index.problem("is a video model")),
         PipelineClass::Dit => {
             index.component("transformer", &["DiTTransformer2DModel", "Transformer2DModel"])?;
             let config = DitConfig::from_json(&config("transformer")?)?;
@@ -373,7 +379,7 @@ fn load_family(source: &ModelSource, index: &ModelIndex, precision: Precision) -
     }
 }
 
-fn load_scheduler(source: &ModelSource, index: &ModelIndex) -> Result<SchedulerConfig> {
+pub(crate) fn load_scheduler(source: &ModelSource, index: &ModelIndex) -> Result<SchedulerConfig> {
     const CONFIG: &str = "scheduler/scheduler_config.json";
     if !index.lists("scheduler") {
         return Err(PipelineError::Index {

@@ -42,6 +42,8 @@ pub(crate) enum TextFamily {
     T5,
     /// CLIP, which was trained on texts of one length: padding is part of the text.
     Clip,
+    /// UMT5 as Wan uses it: capitals stay, states are padded with zeros to the limit.
+    Umt5,
 }
 
 enum Encoder {
@@ -53,6 +55,7 @@ enum Encoder {
 pub struct TextEncoder {
     file: String,
     tokenizer: Tokenizer,
+    family: TextFamily,
     encoder: Encoder,
     limit: usize,
     parameters: usize,
@@ -69,7 +72,7 @@ impl TextEncoder {
         let limit = limit.min(longest_text(source)?);
         let weights = || open_weights(source, "text_encoder");
         match family {
-            TextFamily::T5 => {
+            TextFamily::T5 | TextFamily::Umt5 => {
                 let config = T5Config::from_json(&config)?;
                 let load_encoder = || -> Result<(T5Encoder, usize)> {
                     let weights = weights()?;
@@ -77,7 +80,7 @@ impl TextEncoder {
                 };
                 let (tokenizer, encoder) = rayon::join(|| load_tokenizer(source, limit), load_encoder);
                 let ((file, tokenizer), (encoder, parameters)) = (tokenizer?, encoder?);
-                Ok(Self::new((file, tokenizer), Encoder::T5(encoder), limit, parameters))
+                Ok(Self::new((file, tokenizer), (family, Encoder::T5(encoder)), limit, parameters))
             }
             TextFamily::Clip => {
                 let config = ClipTextConfig::from_json(&config)?;
@@ -85,13 +88,19 @@ impl TextEncoder {
                 let (file, tokenizer, padding) = clip_tokenizer::load(source, limit)?;
                 let weights = weights()?;
                 let encoder = ClipTextEncoder::load(&weights, &config, precision)?;
-                Ok(Self::new((file, tokenizer), Encoder::Clip { encoder, padding }, limit, weights.parameters()))
+                let encoder = Encoder::Clip { encoder, padding };
+                Ok(Self::new((file, tokenizer), (family, encoder), limit, weights.parameters()))
             }
         }
     }
 
-    fn new((file, tokenizer): (String, Tokenizer), encoder: Encoder, limit: usize, parameters: usize) -> Self {
-        Self { file, tokenizer, encoder, limit, parameters, recent: Mutex::new(Vec::new()) }
+    fn new(
+        (file, tokenizer): (String, Tokenizer),
+        (family, encoder): (TextFamily, Encoder),
+        limit: usize,
+        parameters: usize,
+    ) -> Self {
+        Self { file, tokenizer, family, encoder, limit, parameters, recent: Mutex::new(Vec::new()) }
     }
 
     /// Width of the states.
@@ -112,16 +121,25 @@ impl TextEncoder {
         self.parameters
     }
 
-    /// Token ids of a text as the model was trained on it: lower case, trimmed, end mark appended, cut to the limit.
+    /// The text as the model was trained on it: lower case and trimmed; for Wan with its capitals, entities of HTML
+    /// resolved and runs of white space as one space.
+    fn cleaned(&self, text: &str) -> String {
+        match self.family {
+            TextFamily::T5 | TextFamily::Clip => text.to_lowercase().trim_matches(is_space).to_owned(),
+            TextFamily::Umt5 => {
+                let resolved = without_entities(&without_entities(text));
+                resolved.split(is_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+
+    /// Token ids of a text as the model was trained on it: cleaned, end mark appended, cut to the limit.
     ///
     /// # Errors
     /// If the tokenizer cannot encode it.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let cleaned = text.to_lowercase();
-        let encoding = self
-            .tokenizer
-            .encode_fast(cleaned.trim_matches(is_space), true)
-            .map_err(|error| self.problem(error.to_string()))?;
+        let encoding =
+            self.tokenizer.encode_fast(self.cleaned(text), true).map_err(|error| self.problem(error.to_string()))?;
         if !encoding.get_overflowing().is_empty() {
             tracing::warn!("the text is cut to the model's {} tokens", self.limit);
         }
@@ -137,11 +155,8 @@ impl TextEncoder {
     /// # Errors
     /// If the tokenizer cannot encode it.
     pub fn coverage(&self, text: &str) -> Result<TextCoverage> {
-        let cleaned = text.to_lowercase();
-        let encoding = self
-            .tokenizer
-            .encode_fast(cleaned.trim_matches(is_space), true)
-            .map_err(|error| self.problem(error.to_string()))?;
+        let encoding =
+            self.tokenizer.encode_fast(self.cleaned(text), true).map_err(|error| self.problem(error.to_string()))?;
         let unknown = self.tokenizer.token_to_id(UNKNOWN);
         Ok(TextCoverage {
             tokens: encoding.get_ids().len(),
@@ -150,7 +165,8 @@ impl TextEncoder {
         })
     }
 
-    /// States of one text, `[1, tokens, width]`: without padding for T5, padded to the limit for CLIP.
+    /// States of one text, `[1, tokens, width]`: without padding for T5; of the limit's length for CLIP, which reads its
+    /// padding, and for Wan, whose padding is zeros.
     ///
     /// # Errors
     /// If tokenizer and encoder do not fit.
@@ -161,7 +177,11 @@ impl TextEncoder {
         }
         let mut tokens = self.tokens(text)?;
         let states = match &self.encoder {
-            Encoder::T5(encoder) => encoder.forward(&tokens)?,
+            Encoder::T5(encoder) => {
+                let states = encoder.forward(&tokens)?;
+                let missing = if self.family == TextFamily::Umt5 { self.limit.saturating_sub(tokens.len()) } else { 0 };
+                states.pad_with_zeros(1, 0, missing)?
+            }
             Encoder::Clip { encoder, padding } => {
                 tokens.resize(self.limit, *padding);
                 encoder.forward(&tokens)?
@@ -196,6 +216,34 @@ impl TextEncoder {
     fn problem(&self, problem: String) -> PipelineError {
         PipelineError::Tokenizer { file: self.file.clone(), problem }
     }
+}
+
+/// The text with the common entities of HTML resolved, named and numbered.
+fn without_entities(text: &str) -> String {
+    const NAMED: [(&str, &str); 6] =
+        [("amp", "&"), ("lt", "<"), ("gt", ">"), ("quot", "\""), ("apos", "'"), ("nbsp", "\u{a0}")];
+    let mut pieces = text.split('&');
+    let mut resolved = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let entity = piece.split_once(';').and_then(|(name, rest)| {
+            let character = match name.strip_prefix('#') {
+                Some(number) => {
+                    let number = match number.strip_prefix(['x', 'X']) {
+                        Some(digits) => u32::from_str_radix(digits, 16).ok()?,
+                        None => number.parse().ok()?,
+                    };
+                    char::from_u32(number)?.to_string()
+                }
+                None => NAMED.iter().find(|(known, _)| *known == name)?.1.to_owned(),
+            };
+            Some((character, rest))
+        });
+        match entity {
+            Some((character, rest)) => resolved.extend([character.as_str(), rest]),
+            None => resolved.extend(["&", piece]),
+        }
+    }
+    resolved
 }
 
 /// White space as Python's `str.strip` sees it: Unicode's, and the four separators of ASCII.

@@ -33,12 +33,14 @@ pub enum SchedulerClass {
     Heun,
     /// `FlowMatchEulerDiscreteScheduler`
     FlowMatchEuler,
+    /// `UniPCMultistepScheduler`
+    UniPc,
     /// A class that shares the noise schedule but samples in a way not provided here; a sampler must be chosen.
     Compatible(&'static str),
 }
 
 /// Diffusers classes that share their schedule keys with the provided ones (diffusers' `KarrasDiffusionSchedulers`).
-const COMPATIBLE: [&str; 14] = [
+const COMPATIBLE: [&str; 13] = [
     "DDPMScheduler",
     "PNDMScheduler",
     "LMSDiscreteScheduler",
@@ -47,7 +49,6 @@ const COMPATIBLE: [&str; 14] = [
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "DEISMultistepScheduler",
-    "UniPCMultistepScheduler",
     "DPMSolverSDEScheduler",
     "EDMEulerScheduler",
     "DDIMInverseScheduler",
@@ -56,12 +57,13 @@ const COMPATIBLE: [&str; 14] = [
 ];
 
 /// The classes with a sampler of their own.
-const NATIVE: [(&str, SchedulerClass); 5] = [
+const NATIVE: [(&str, SchedulerClass); 6] = [
     ("DDIMScheduler", SchedulerClass::Ddim),
     ("DPMSolverMultistepScheduler", SchedulerClass::DpmSolverMultistep),
     ("EulerDiscreteScheduler", SchedulerClass::Euler),
     ("HeunDiscreteScheduler", SchedulerClass::Heun),
     ("FlowMatchEulerDiscreteScheduler", SchedulerClass::FlowMatchEuler),
+    ("UniPCMultistepScheduler", SchedulerClass::UniPc),
 ];
 
 impl SchedulerClass {
@@ -127,6 +129,9 @@ pub struct SchedulerConfig {
     pub lower_order_final: Option<bool>,
     pub euler_at_final: Option<bool>,
     pub lambda_min_clipped: Option<f64>,
+    // UniPC
+    pub predict_x0: Option<bool>,
+    pub disable_corrector: Option<Vec<usize>>,
     // Euler
     pub interpolation_type: Option<String>,
     pub timestep_type: Option<String>,
@@ -177,6 +182,10 @@ impl SchedulerConfig {
             SchedulerClass::Euler => Ok(Sampler::Euler),
             SchedulerClass::Heun => Ok(Sampler::Heun),
             SchedulerClass::FlowMatchEuler => Ok(Sampler::EulerFlow),
+            SchedulerClass::UniPc if self.is_flow() => Ok(Sampler::UniPc),
+            SchedulerClass::UniPc => {
+                Err(Error::NoDefaultSampler { class: self.class_name.clone(), known: Sampler::names() })
+            }
             SchedulerClass::Compatible(class) => {
                 Err(Error::NoDefaultSampler { class: class.into(), known: Sampler::names() })
             }

@@ -36,6 +36,7 @@ mod sampler;
 mod schedule;
 mod spacing;
 mod step;
+mod unipc;
 
 pub use belm::{BelmState, belm, belm_evaluations, belm_invert};
 pub use config::{BetaSchedule, SchedulerClass, SchedulerConfig};
@@ -54,3 +55,4 @@ pub use sampler::{Sampler, sample};
 pub use schedule::{Schedule, ScheduleRequest};
 pub use spacing::{SigmaSpacing, TimestepSpacing};
 pub use step::{Denoise, DenoiseError, Observe, StepInfo, StepReport, ignore};
+pub use unipc::unipc;

@@ -22,12 +22,14 @@ pub enum Sampler {
     Heun,
     /// [`euler_flow`](crate::euler_flow()): Euler for flow-matching models.
     EulerFlow,
+    /// [`unipc`](crate::unipc()): UniPC for flow-matching models.
+    UniPc,
 }
 
 impl Sampler {
     /// All, in the order of help texts.
-    pub const ALL: [Self; 6] =
-        [Self::Ddim, Self::DdimTrailing, Self::DpmSolver2M, Self::Euler, Self::Heun, Self::EulerFlow];
+    pub const ALL: [Self; 7] =
+        [Self::Ddim, Self::DdimTrailing, Self::DpmSolver2M, Self::Euler, Self::Heun, Self::EulerFlow, Self::UniPc];
 
     /// Name on the command line, as stable-diffusion.cpp spells it.
     pub fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Sampler {
             Self::Euler => "euler",
             Self::Heun => "heun",
             Self::EulerFlow => "euler_flow",
+            Self::UniPc => "unipc",
         }
     }
 
@@ -65,6 +68,7 @@ impl FromStr for Sampler {
             "euler" => Ok(Self::Euler),
             "heun" => Ok(Self::Heun),
             "euler_flow" | "flow_euler" | "flow" => Ok(Self::EulerFlow),
+            "unipc" | "uni_pc" => Ok(Self::UniPc),
             _ => Err(Error::UnknownName { what: "sampler", name: name.into(), known: Self::names() }),
         }
     }
@@ -92,5 +96,6 @@ pub fn sample(
         Sampler::Euler => crate::euler(denoise, latents, schedule, observe),
         Sampler::Heun => crate::heun(denoise, latents, schedule, observe),
         Sampler::EulerFlow => crate::euler_flow(denoise, latents, schedule, observe),
+        Sampler::UniPc => crate::unipc(denoise, latents, schedule, observe),
     }
 }

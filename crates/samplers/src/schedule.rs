@@ -6,6 +6,7 @@ use crate::ddim::DdimTable;
 use crate::dpm_solver::SolverOptions;
 use crate::noise_schedule::SMALLEST_ALPHA_CUMPROD;
 use crate::spacing::{self, SigmaSpacing, TimestepSpacing};
+use crate::unipc::UniPcOptions;
 use crate::{Error, NoiseSchedule, Prediction, Result, Sampler, SchedulerConfig, StepInfo};
 
 /// What a caller decides about a run.
@@ -40,6 +41,7 @@ pub(crate) enum Method {
     Euler,
     Heun { clip: Option<f32> },
     Flow,
+    UniPc(UniPcOptions),
 }
 
 /// The table of one run; see [`Schedule::new`].
@@ -75,16 +77,17 @@ impl Schedule {
         )?;
         let schedule = match (request.sampler, config.is_flow()) {
             (Sampler::Euler | Sampler::EulerFlow, true) => crate::flow::schedule(config, request),
+            (Sampler::UniPc, true) => crate::unipc::schedule(config, request),
             (Sampler::DpmSolver2M, _) => crate::dpm_solver::schedule(config, request),
             (Sampler::Ddim | Sampler::DdimTrailing, false) => crate::ddim::schedule(config, request),
             (Sampler::Euler, false) => crate::euler::schedule(config, request),
             (Sampler::Heun, false) => crate::heun::schedule(config, request),
             (sampler, true) => Err(Error::Unsupported {
                 what: format!("sampler {sampler} on a flow-matching model"),
-                advice: "choose euler or dpm++2m",
+                advice: "choose euler, unipc or dpm++2m",
             }),
-            (Sampler::EulerFlow, false) => Err(Error::Unsupported {
-                what: "sampler euler_flow on a model that is not trained by flow matching".into(),
+            (sampler @ (Sampler::EulerFlow | Sampler::UniPc), false) => Err(Error::Unsupported {
+                what: format!("sampler {sampler} on a model that is not trained by flow matching"),
                 advice: "choose euler",
             }),
         }?;
@@ -131,7 +134,7 @@ impl Schedule {
             }
             Method::Solver(options) => options.shares(sigma),
             Method::Euler | Method::Heun { .. } => (1.0, f64::from(sigma)),
-            Method::Flow => (1.0 - f64::from(sigma), f64::from(sigma)),
+            Method::Flow | Method::UniPc(_) => (1.0 - f64::from(sigma), f64::from(sigma)),
         };
         let (signal, noise) = (signal as f32, noise as f32);
         let [latents] = crate::pass::pass([clean, unit_noise], |[clean, normal]| [signal * clean + noise * normal])?;
@@ -177,7 +180,7 @@ impl Schedule {
     pub fn input_scale(&self, index: usize) -> f32 {
         match self.method {
             Method::Euler | Method::Heun { .. } => variance_preserving(f64::from(self.sigmas[index])).0 as f32,
-            Method::Ddim(_) | Method::Solver(_) | Method::Flow => 1.0,
+            Method::Ddim(_) | Method::Solver(_) | Method::Flow | Method::UniPc(_) => 1.0,
         }
     }
 

@@ -54,9 +54,10 @@ fn any_schedule() -> impl Strategy<Value = Schedule> {
     (sampler, prediction, betas, spacing, sigmas, numbers).prop_map(
         |(sampler, prediction, betas, timestep_spacing, sigma_spacing, (steps, eta, shift, zero_snr))| {
             let config = match sampler {
-                Sampler::EulerFlow => flow_config(shift),
+                Sampler::EulerFlow | Sampler::UniPc => flow_config(shift),
                 _ => config(prediction, betas, zero_snr && prediction == "v_prediction"),
             };
+            let sigma_spacing = sigma_spacing.filter(|_| sampler != Sampler::UniPc);
             let request = ScheduleRequest { sampler, steps, sigma_spacing, timestep_spacing, eta, image_tokens: None };
             Schedule::new(&config, &request).unwrap()
         },

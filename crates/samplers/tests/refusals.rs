@@ -74,9 +74,11 @@ fn epsilon_cannot_start_from_pure_noise() {
 
 #[test]
 fn samplers_and_models_must_fit() {
-    assert!(refusal("", Sampler::EulerFlow, 5).contains("not trained by flow matching"));
+    for sampler in [Sampler::EulerFlow, Sampler::UniPc] {
+        assert!(refusal("", sampler, 5).contains("not trained by flow matching"));
+    }
     let flow = "\"prediction_type\": \"flow_prediction\"";
-    assert!(refusal(flow, Sampler::Ddim, 5).contains("choose euler or dpm++2m"));
+    assert!(refusal(flow, Sampler::Ddim, 5).contains("choose euler, unipc or dpm++2m"));
     assert_eq!(plan(flow, ScheduleRequest::new(Sampler::Euler, 5)).unwrap().sampler(), Sampler::EulerFlow);
     let lu = ScheduleRequest { sigma_spacing: Some(SigmaSpacing::Lu), ..ScheduleRequest::new(Sampler::Heun, 5) };
     assert!(plan("", lu).unwrap_err().starts_with("lu spacing"));

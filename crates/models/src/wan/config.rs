@@ -1,6 +1,6 @@
 //! Dimensions of a Wan transformer.
 
-use crate::{config::ConfigFile, error::ModelError};
+use crate::{config::ConfigFile, error::ModelError, weights::Weights};
 
 /// Dimensions of a WanTransformer3DModel (arXiv 2503.20314), as in diffusers' or in Wan's own `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +67,43 @@ impl WanConfig {
             patch: patch(config)?,
             cross_attention_norm: config.flag("cross_attn_norm", true)?,
             epsilon: config.positive("eps", 1e-6)?,
+        })
+    }
+
+    /// The dimensions that a checkpoint's tensors show, in any layout. None shows the number of heads: those of all
+    /// published models are 128 wide.
+    ///
+    /// # Errors
+    /// If there are no tensors of a Wan transformer, or its width does not divide into such heads.
+    pub fn from_tensors(weights: &Weights) -> Result<Self, ModelError> {
+        const HEAD_WIDTH: usize = 128;
+        let weights = super::names::any_layout(weights);
+        let shape = |name: &str| weights.shape(name).unwrap_or_default();
+        let patch = shape("patch_embedding.weight");
+        let Ok([width, in_channels, frames, rows, columns]) = <[usize; 5]>::try_from(patch) else {
+            // Says which file it is.
+            weights.tensor("patch_embedding.weight", &[HEAD_WIDTH, 16, 1, 2, 2])?;
+            return Err(ModelError::config("checkpoint", "patch_embedding.weight", "is no patch embedding"));
+        };
+        if !width.is_multiple_of(HEAD_WIDTH) || width == 0 || frames * rows * columns == 0 {
+            let problem =
+                format!("is {width} wide, expected a multiple of {HEAD_WIDTH}; put a config.json beside the file");
+            return Err(ModelError::config("checkpoint", "patch_embedding.weight", problem));
+        }
+        let count = |shape: Vec<usize>, place: usize| shape.get(place).copied().unwrap_or_default();
+        let block = |index: usize| format!("blocks.{index}.attn1.to_q.weight");
+        Ok(Self {
+            heads: width / HEAD_WIDTH,
+            head_width: HEAD_WIDTH,
+            in_channels,
+            out_channels: count(shape("proj_out.weight"), 0) / (frames * rows * columns),
+            layers: (0..1024).take_while(|&index| weights.contains(block(index))).count(),
+            feed_forward_width: count(shape("blocks.0.ffn.net.0.proj.weight"), 0),
+            text_width: count(shape("condition_embedder.text_embedder.linear_1.weight"), 1),
+            frequencies: count(shape("condition_embedder.time_embedder.linear_1.weight"), 1),
+            patch: [frames, rows, columns],
+            cross_attention_norm: weights.contains("blocks.0.norm2.weight"),
+            epsilon: 1e-6,
         })
     }
 
@@ -147,5 +184,30 @@ mod tests {
             let said = read(text).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(said.contains(&format!("`{field}`")), "{text}: {said}");
         }
+    }
+
+    #[test]
+    fn tensors_tell_their_dimensions() -> Result<(), ModelError> {
+        use candle_core::{DType, Device, Tensor};
+        let shapes: [(&str, &[usize]); 6] = [
+            ("patch_embedding.weight", &[256, 5, 1, 2, 2]),
+            ("time_projection.1.weight", &[1536, 256]),
+            ("time_embedding.0.weight", &[256, 64]),
+            ("text_embedding.0.weight", &[256, 40]),
+            ("head.head.weight", &[12, 256]),
+            ("blocks.0.ffn.0.weight", &[96, 256]),
+        ];
+        let block = ["blocks.0.self_attn.q.weight", "blocks.1.self_attn.q.weight"].map(|name| (name, &[256, 256][..]));
+        let tensors = shapes
+            .into_iter()
+            .chain(block)
+            .map(|(name, shape)| Ok((format!("model.{name}"), Tensor::zeros(shape, DType::BF16, &Device::Cpu)?)));
+        let config = WanConfig::from_tensors(&Weights::from_tensors(tensors.collect::<candle_core::Result<_>>()?))?;
+        assert_eq!((config.heads, config.head_width, config.layers, config.feed_forward_width), (2, 128, 2, 96));
+        assert_eq!((config.in_channels, config.out_channels, config.text_width, config.frequencies), (5, 3, 40, 64));
+        assert!(!config.cross_attention_norm);
+        let none = WanConfig::from_tensors(&Weights::from_tensors(std::collections::HashMap::new()));
+        assert!(none.err().is_some_and(|error| error.to_string().contains("patch_embedding.weight")));
+        Ok(())
     }
 }

@@ -25,6 +25,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 from safetensors.torch import save_file
 
@@ -36,6 +37,7 @@ CLASSES = {
     "euler": EulerDiscreteScheduler,
     "heun": HeunDiscreteScheduler,
     "euler_flow": FlowMatchEulerDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
     "ddim_invert": DDIMInverseScheduler,
 }
 
@@ -51,6 +53,8 @@ PIXART = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmso
           "lower_order_final": True, "prediction_type": "epsilon", "solver_order": 2, "solver_type": "midpoint",
           "timestep_spacing": "linspace", "use_karras_sigmas": False, "use_lu_lambdas": False, "variance_type": None}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True,
+         "flow_shift": 3.0, "num_train_timesteps": 1000}
 COSINE = {"_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
 
 
@@ -117,6 +121,12 @@ CASES = [
     case("flow-terminal", "euler_flow", {**FLOW, "shift": 2.0, "shift_terminal": 0.1}, 6),
     case("flow-karras", "euler_flow", {**FLOW, "shift": 2.0, "use_karras_sigmas": True}, 6),
     case("flow-one", "euler_flow", FLOW, 1),
+    case("unipc-wan", "unipc", UNIPC, 12),
+    case("unipc-plain", "unipc", {**UNIPC, "flow_shift": 1.0}, 5),
+    case("unipc-third-order", "unipc", {**UNIPC, "solver_order": 3, "flow_shift": 5.0}, 9),
+    case("unipc-first-order", "unipc", {**UNIPC, "solver_order": 1}, 4),
+    case("unipc-uncorrected", "unipc", {**UNIPC, "disable_corrector": [0, 2]}, 6),
+    case("unipc-one", "unipc", UNIPC, 1),
     case("part-ddim", "ddim", EMOJI, 20, strength=0.6),
     case("part-ddim-whole", "ddim", SD15, 6, strength=1.0),
     case("part-dpm", "dpm++2m", PIXART, 16, strength=0.55),
