@@ -153,9 +153,8 @@ fn solve(points: &[f64], mut sides: Vec<f64>) -> Vec<f64> {
         sides.swap(column, pivot);
         for row in (0..count).filter(|&row| row != column) {
             let factor = rows[row][column] / rows[column][column];
-            for place in column..count {
-                rows[row][place] -= factor * rows[column][place];
-            }
+            let above = rows[column].clone();
+            rows[row].iter_mut().zip(above).for_each(|(value, above)| *value -= factor * above);
             sides[row] -= factor * sides[column];
         }
     }
