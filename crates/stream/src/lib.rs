@@ -34,6 +34,8 @@
 //! - At the jump of the positions back to the cache's length, keys stay rotated by their old ones, so that the past lies
 //!   in the future until it is evicted ([`KvPolicy::Sdv2`] repeats it, if asked to).
 //! - Its table of rotations ends at 1024 latent frames.
+//! - Its video autoencoder encodes without standardising the latents (`is_scale` off by default) and decodes as if it had.
+//!   Here both directions standardise.
 
 mod error;
 mod kv;
