@@ -9,6 +9,7 @@
 //! | `initial` | pictures that start from a picture |
 //! | `records` | metadata, `info`, `--from`, settings files, events |
 //! | `morphing` | `morph` |
+//! | `plans` | schedules of other projects |
 //! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
 //! | `inspection` | `inspect` |
@@ -24,6 +25,7 @@ mod help;
 mod initial;
 mod inspection;
 mod morphing;
+mod plans;
 mod records;
 mod refusals;
 mod routers;

@@ -54,6 +54,9 @@ pub enum Action {
         weight: Tensor,
         /// Whether the fresh value replaces the remembered one.
         refresh: bool,
+        /// What stands for the remembered value: `[k]` weights of the last `k` computed values, newest first, also
+        /// differentiable; without them the newest value itself. With fewer than `k` remembered, the site computes.
+        forecast: Option<Tensor>,
     },
     /// Do as `base` says, then blend the features of two endpoints into what the site returns (CHIMERA,
     /// arXiv 2512.07155). What is remembered is the value before.

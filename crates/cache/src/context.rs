@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use crate::check::CheckOptions;
-use crate::live::{Health, Live, Verdict, Visit, base_of};
+use crate::live::{Blend, Health, Live, Verdict, Visit, base_of};
 use crate::plan::Planned;
 use crate::policy::Evidence;
 use crate::{Branch, CacheError, Guard, Plan, Policy, Report, RunHeader, Site, Step};
@@ -254,13 +254,13 @@ impl Context {
                 }
                 Ok(output)
             }
-            Verdict::Mix { weight, refresh, cached } => {
+            Verdict::Mix(blend) => {
                 let fresh = self.compute(visit, compute)?;
                 base = base.filter(|base| base.dims() == fresh.dims());
                 if let Some(live) = &mut self.live {
-                    live.finish_computed(visit, &fresh, base, refresh || cached.is_none())?;
+                    live.finish_computed(visit, &fresh, base, blend.refresh || blend.cached.is_empty())?;
                 }
-                mix(&fresh, base, cached.as_ref(), &weight)
+                mix(&fresh, base, &blend)
             }
         }
     }
@@ -320,16 +320,15 @@ impl Context {
     }
 }
 
-/// `base + weight * fresh value + (1 - weight) * cached`, differentiable; the fresh output if
-/// nothing is cached.
-fn mix(fresh: &Tensor, base: Option<&Tensor>, cached: Option<&Tensor>, weight: &Tensor) -> Result<Tensor> {
-    let Some(cached) = cached else { return Ok(fresh.clone()) };
+/// `base + weight * fresh value + (1 - weight) * remembered`, differentiable; the fresh output if nothing is remembered.
+fn mix(fresh: &Tensor, base: Option<&Tensor>, blend: &Blend) -> Result<Tensor> {
+    let Some(remembered) = blend.remembered()? else { return Ok(fresh.clone()) };
     let value = match base {
         Some(base) => (fresh - base)?,
         None => fresh.clone(),
     };
-    let keep = weight.affine(-1.0, 1.0)?;
-    let mixed = (value.broadcast_mul(weight)? + cached.broadcast_mul(&keep)?)?;
+    let keep = blend.weight.affine(-1.0, 1.0)?;
+    let mixed = (value.broadcast_mul(&blend.weight)? + remembered.broadcast_mul(&keep)?)?;
     match base {
         Some(base) => base + mixed,
         None => Ok(mixed),

@@ -55,7 +55,33 @@ pub(crate) struct Visit<'a> {
 pub(crate) enum Verdict {
     Compute,
     Skip { value: Tensor, action: Planned },
-    Mix { weight: Tensor, refresh: bool, cached: Option<Tensor> },
+    Mix(Blend),
+}
+
+/// What a router in training mixes into a fresh value.
+pub(crate) struct Blend {
+    pub(crate) weight: Tensor,
+    pub(crate) refresh: bool,
+    /// Remembered values, newest first; none if the site has too few.
+    pub(crate) cached: Vec<Tensor>,
+    /// One weight for each of them; without, the first stands alone.
+    pub(crate) forecast: Option<Tensor>,
+}
+
+impl Blend {
+    /// The newest remembered value, or the forecast from all of them.
+    pub(crate) fn remembered(&self) -> Result<Option<Tensor>> {
+        let Some(forecast) = &self.forecast else { return Ok(self.cached.first().cloned()) };
+        let mut sum: Option<Tensor> = None;
+        for (age, value) in self.cached.iter().enumerate() {
+            let term = value.broadcast_mul(&forecast.get(age)?)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + term)?,
+                None => term,
+            });
+        }
+        Ok(sum)
+    }
 }
 
 /// What the model's output looks like.
@@ -162,9 +188,11 @@ impl Live {
                 Action::Reuse => self.skip(index, step, Planned::Reuse)?,
                 Action::Forecast(weights) => self.skip(index, step, Planned::Forecast(weights))?,
                 Action::Mix { .. } if self.forbids_skip(index, step) => Verdict::Compute,
-                Action::Mix { weight, refresh } => {
-                    let cached = self.store.get(index, 0).filter(|_| !ask.history.is_empty()).cloned();
-                    Verdict::Mix { weight, refresh, cached }
+                Action::Mix { weight, refresh, forecast } => {
+                    let reads = forecast.as_ref().map_or(Ok(1), Tensor::dims1)?;
+                    let reads = if reads > ask.history.len() { 0 } else { reads };
+                    let cached = (0..reads).filter_map(|age| self.store.get(index, age).cloned()).collect();
+                    Verdict::Mix(Blend { weight, refresh, cached, forecast })
                 }
             }
         };

@@ -14,6 +14,7 @@ use crate::eval_morph::EvalMorphOptions;
 use crate::events::Verbosity;
 use crate::gen_image::options::GenImageCall;
 use crate::morph::MorphCall;
+use crate::plan::PlanVerb;
 use crate::train_router::TrainRouterOptions;
 
 /// Feature-cache accelerator for diffusion image and video generation: pictures sooner, and an honest account of what
@@ -84,6 +85,9 @@ pub(crate) enum Verb {
     /// Learn when to compute
     #[command(subcommand)]
     Train(TrainVerb),
+    /// Plans from and for other projects: HarmoniCa, Learning-to-Cache, SmoothCache, cache-dit
+    #[command(subcommand)]
+    Plan(PlanVerb),
     /// Print a completion script for a shell
     Completions {
         /// The shell that will read it
@@ -125,6 +129,7 @@ pub(crate) enum EvalVerb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainVerb {
     /// A router: which steps, or which parts of which steps, compute for a budget
+    #[command(allow_negative_numbers = true)]
     Router(Box<TrainRouterOptions>),
 }
 

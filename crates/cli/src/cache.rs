@@ -158,7 +158,9 @@ impl CacheChoice {
         }
         let policy = self.policy(header)?;
         let budget = (self.checks > 0).then_some(self.error_budget as f32);
-        let guard = Guard { error_budget: budget, ..Guard::default() };
+        // A plan says what it does at every step, the last one included: what it says is what happens.
+        let planned = matches!(&self.decider, Decider::Plan(_) | Decider::Router { .. });
+        let guard = Guard { error_budget: budget, compute_last: !planned, ..Guard::default() };
         let context =
             Context::new(policy, guard, header.clone()).map_err(|error| usage(format!("--cache: {error}")))?;
         Ok(context.with_drift(self.measure_drift).with_check(CheckOptions { count: self.checks, seed }))

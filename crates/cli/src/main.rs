@@ -22,6 +22,7 @@ mod man;
 mod metadata;
 mod morph;
 mod output;
+mod plan;
 mod preview;
 mod progress;
 mod projection;
@@ -68,6 +69,7 @@ fn dispatch(line: CommandLine) -> anyhow::Result<()> {
         Verb::Bench(BenchVerb::Morph(options)) => bench_morph::run(&options, verbosity),
         Verb::Eval(EvalVerb::Morph(options)) => eval_morph::run(&options, verbosity),
         Verb::Train(TrainVerb::Router(options)) => train_router::run(&options, verbosity),
+        Verb::Plan(verb) => plan::run(&verb, verbosity),
         Verb::Completions { shell } => completions::run(shell),
         Verb::Man { verb } => man::run(&verb),
     }

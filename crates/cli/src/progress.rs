@@ -43,6 +43,12 @@ impl Progress {
         self.bar.set_position(done as u64);
     }
 
+    /// `done` things are done, and this is how it stands.
+    pub(crate) fn say(&self, done: usize, message: String) {
+        self.bar.set_message(message);
+        self.bar.set_position(done as u64);
+    }
+
     /// Runs something that writes to the terminal without the bar in its way.
     pub(crate) fn suspended<R>(&self, write: impl FnOnce() -> R) -> R {
         self.bar.suspend(write)

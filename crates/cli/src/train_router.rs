@@ -1,118 +1,39 @@
 //! `refrain train router`: learns when to compute, for a budget, and writes plans that `--cache FILE` replays.
 
+mod curves;
+mod harmonica;
+mod options;
+mod steps;
+
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
 use refrain_cache::Plan;
 use refrain_pipeline::{ImageRequest, LoadOptions, Pipeline};
 use refrain_train::TrainError;
 use refrain_train::on_pipeline::{Cost, site_costs, subject};
-use refrain_train::router::{Proxy, THRESHOLD};
-use refrain_train::sdt::{self, Settings, State};
-use refrain_train::steps::{self, StepSearch};
-use refrain_train::subject::Subject;
 
 use crate::builtin::NamedModel;
 use crate::errors::{interrupted, usage, usage_because};
 use crate::events::{Console, Verbosity};
+use crate::gen_image::collect_prompts;
 use crate::gen_image::work::{DEFAULT_GUIDANCE, DEFAULT_STEPS};
-use crate::gen_image::{check_prompt, collect_prompts, names};
 use crate::{interrupt, machine, output};
+pub(crate) use options::TrainRouterOptions;
+use options::{CostUnit, Method};
 
-/// `refrain train router` as typed.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct TrainRouterOptions {
-    /// Share of a full run that may compute, 0 to 1; several, joined by commas, give one plan each
-    #[arg(
-        long,
-        alias = "budgets",
-        value_name = "SHARE",
-        value_delimiter = ',',
-        default_value = "0.5",
-        help_heading = "Router"
-    )]
-    pub(crate) budget: Vec<f64>,
-    /// What is learned: which whole steps compute, with a forecast of the others, or a score for each step and part of a
-    /// block (HarmoniCa)
-    #[arg(long, value_enum, default_value_t = Method::Steps, help_heading = "Router")]
-    pub(crate) method: Method,
-    /// Order of the learned forecast (method steps): 0 scales the last output, 3 combines the last four
-    #[arg(long, value_name = "ORDER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3), help_heading = "Router")]
-    pub(crate) forecast: u8,
-    /// Optimiser steps (method harmonica)
-    #[arg(long, value_name = "N", default_value_t = 4000, help_heading = "Router")]
-    pub(crate) iterations: usize,
-    /// How much the picture minds an error at a step (method harmonica): uniform, leave-one-out or telescoping
-    #[arg(long, value_name = "NAME", default_value = "leave-one-out", help_heading = "Router")]
-    pub(crate) proxy: String,
-    /// What the budget counts (method harmonica)
-    #[arg(long, value_enum, default_value_t = CostUnit::Time, help_heading = "Router")]
-    pub(crate) cost: CostUnit,
-    /// Where to write: a plan file, or with several budgets a pattern with `{budget}`
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "router-{budget}.plan.safetensors",
-        help_heading = "Router"
-    )]
-    pub(crate) output: String,
-    /// Prompts to train on, one a line
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
-    pub(crate) prompt_file: Option<PathBuf>,
-    /// A prompt to train on; repeatable
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Run")]
-    pub(crate) prompt: Vec<String>,
-    /// Model folder in the diffusers layout, or `builtin`
-    #[arg(short, long, value_name = "FOLDER", default_value = "builtin", help_heading = "Run")]
-    pub(crate) model: PathBuf,
-    /// Arithmetic of the weights
-    #[arg(long, default_value = "f32", value_parser = clap::builder::PossibleValuesParser::new(names::DTYPES), help_heading = "Run")]
-    pub(crate) dtype: String,
-    /// Threads [default: all cores]
-    #[arg(short, long, value_name = "N", help_heading = "Run")]
-    pub(crate) threads: Option<usize>,
-    /// Denoising steps [default: 20]
-    #[arg(long, value_name = "N", help_heading = "Run")]
-    pub(crate) steps: Option<usize>,
-    /// Classifier-free guidance [default: 4]
-    #[arg(long, value_name = "X", help_heading = "Run")]
-    pub(crate) cfg_scale: Option<f64>,
-    /// Sampler [default: the model's own]
-    #[arg(long, value_parser = names::sampling_methods(), help_heading = "Run")]
-    pub(crate) sampling_method: Option<String>,
-    /// Seed of the first scores (method harmonica)
-    #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "Run")]
-    pub(crate) seed: u64,
-}
-
-/// What a router learns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Method {
-    /// Whole steps and their forecasts.
-    Steps,
-    /// Parts of blocks.
-    Harmonica,
-}
-
-/// What a budget counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CostUnit {
-    /// Seconds, measured here.
-    Time,
-    /// Floating-point operations.
-    Flops,
-}
+/// Prompts to train on when none are given: none of them is among those that the routers are judged on.
+const PROMPTS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/samples/prompts/router-training.txt"));
 
 /// Trains and writes one plan per budget.
 ///
 /// # Errors
 /// A wrong call, a model that cannot be loaded, a loss that is not finite, or Ctrl-C.
 pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow::Result<()> {
+    options.check()?;
     let outputs = outputs(options)?;
-    let proxy: Proxy = options.proxy.parse().map_err(|error: String| usage(format!("--proxy: {error}")))?;
-    let prompts = collect_prompts(&options.prompt, options.prompt_file.as_deref())?;
-    prompts.iter().try_for_each(|prompt| check_prompt("a prompt", prompt))?;
+    let given = !options.prompt.is_empty() || options.prompt_file.is_some();
+    let mut prompts =
+        if given { collect_prompts(&options.prompt, options.prompt_file.as_deref())? } else { Vec::new() };
     for path in &outputs {
         output::prepare_file(path)?;
     }
@@ -123,13 +44,24 @@ pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow:
     let precision = options.dtype.parse().map_err(|error: refrain_ops::OpsError| usage_because(error))?;
     let request = request(options)?;
     let pipeline = Pipeline::load(&model.source, LoadOptions { precision })?;
+    match pipeline.classes() {
+        Some(_) if given => {
+            return Err(usage("-p: this model draws classes, not prompts: leave -p and --prompt-file out"));
+        }
+        None if !given => {
+            let known = PROMPTS.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            prompts = known.map(str::to_owned).collect();
+            console.note(&format!("no prompts given: training on the {} that come with the program", prompts.len()));
+        }
+        _ => {}
+    }
     let cost = if options.cost == CostUnit::Time { Cost::Time } else { Cost::Flops };
     let costs = site_costs(&pipeline, &request, cost)?;
     let subject = subject(&pipeline, &request, &prompts, costs)?;
     let began = std::time::Instant::now();
     match options.method {
-        Method::Steps => train_steps(options, &subject, &outputs, &console),
-        Method::Harmonica => train_parts(options, proxy, &subject, &outputs, &console),
+        Method::Steps => steps::train(options, &subject, &outputs, &console),
+        Method::Harmonica => harmonica::train(options, subject, &outputs, &console),
     }
     .map_err(stopped)?;
     console.note(&format!("trained in {:.0} s", began.elapsed().as_secs_f64()));
@@ -139,6 +71,7 @@ pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow:
 fn stopped(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<TrainError>() {
         Some(TrainError::Stopped) => interrupted("stopped: plans that were finished are kept"),
+        Some(TrainError::Range { .. }) => usage_because(error),
         _ => error,
     }
 }
@@ -174,63 +107,6 @@ fn request(options: &TrainRouterOptions) -> anyhow::Result<ImageRequest> {
 
 fn checked() -> Result<(), TrainError> {
     if interrupt::requested() { Err(TrainError::Stopped) } else { Ok(()) }
-}
-
-fn train_steps(
-    options: &TrainRouterOptions,
-    subject: &Subject<'_>,
-    outputs: &[PathBuf],
-    console: &Console,
-) -> anyhow::Result<()> {
-    let settings = StepSearch { terms: usize::from(options.forecast) + 1, ..StepSearch::default() };
-    let total = subject.steps();
-    for (budget, path) in options.budget.iter().zip(outputs) {
-        let wanted = ((budget * total as f64).floor() as usize).clamp(2, total);
-        let found = steps::search(subject, &[wanted], &settings, &mut |line| {
-            console.note(&format!("budget {budget}: {line}"));
-            checked()
-        })?;
-        for found in found {
-            let provenance = format!("router steps, forecast {}, budget {budget}", options.forecast);
-            write(&found.plan.to_plan(&subject.run, &provenance)?, path, console)?;
-        }
-    }
-    Ok(())
-}
-
-fn train_parts(
-    options: &TrainRouterOptions,
-    proxy: Proxy,
-    subject: &Subject<'_>,
-    outputs: &[PathBuf],
-    console: &Console,
-) -> anyhow::Result<()> {
-    for (budget, path) in options.budget.iter().zip(outputs) {
-        let settings = Settings {
-            budget: *budget,
-            iterations: options.iterations,
-            seed: options.seed,
-            proxy,
-            ..Settings::default()
-        };
-        let mut state = State::new(subject, &settings)?;
-        sdt::train(subject, &settings, &mut state, &mut |_, progress| {
-            console.note(&format!(
-                "{} of {}: loss {:.3e}, beta {:.2e}, computed {:.0} %",
-                progress.iteration,
-                settings.iterations,
-                progress.loss,
-                progress.beta,
-                100.0 * progress.computed_share
-            ));
-            checked()
-        })?;
-        let shares: Vec<f64> = subject.sites.iter().map(|cost| cost.share).collect();
-        let threshold = state.router.threshold_for(*budget, &shares).unwrap_or(THRESHOLD);
-        let provenance = format!("router harmonica, {proxy:?}, budget {budget}, {} iterations", options.iterations);
-        write(&state.router.plan(threshold, &provenance)?, path, console)?;
-    }
-    Ok(())
 }
 
 fn write(plan: &Plan, path: &Path, console: &Console) -> anyhow::Result<()> {

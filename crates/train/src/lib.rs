@@ -10,6 +10,7 @@
 //! [`import`] reads the schedules of other projects.
 
 mod error;
+pub mod forecast;
 pub mod import;
 pub mod least_squares;
 pub mod on_pipeline;

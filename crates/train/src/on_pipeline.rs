@@ -14,26 +14,34 @@ use crate::{
 /// First seed of the trials' noise, so that no training sees the noise of the seeds that people type.
 const FIRST_SEED: u64 = 0x5EED_0000_0000;
 
-/// The pipeline under `request` (sampler, steps, guidance, size) and the prompts, which trials take in turn.
+/// The pipeline under `request` (sampler, steps, guidance, size): trials take the prompts in turn, or, of a model that is
+/// conditioned on classes, any class.
 ///
 /// # Errors
-/// If there is no prompt, or the request does not fit the model.
+/// If there is no prompt for a model that reads one, or the request does not fit the model.
 pub fn subject<'a>(
     pipeline: &'a Pipeline,
     request: &'a ImageRequest,
     prompts: &'a [String],
     sites: Vec<SiteCost>,
 ) -> Result<Subject<'a>, TrainError> {
-    if prompts.is_empty() {
+    let classes = pipeline.classes().map(|classes| classes.count());
+    if prompts.is_empty() && classes.is_none() {
         return Err(TrainError::Range { what: "prompts", expected: "at least one", value: 0.0 });
     }
     let schedule = pipeline.schedule(request).map_err(model)?;
     let run = pipeline.run_header(request).map_err(model)?;
     let first = schedule.clone();
     let draw = move |number: u64| -> Result<Trial<'a>, TrainError> {
-        let prompt = prompts.get((number % prompts.len() as u64) as usize).cloned().unwrap_or_default();
+        let prompt = prompts.get((number % prompts.len().max(1) as u64) as usize).cloned().unwrap_or_default();
         let seed = FIRST_SEED.wrapping_add(number);
-        let request = ImageRequest { prompt, noise: Noise::Seed { seed, kind: NoiseKind::Counter }, ..request.clone() };
+        let class_label = classes.map(|count| (scattered(number) % count.max(1) as u64) as u32);
+        let request = ImageRequest {
+            prompt,
+            class_label,
+            noise: Noise::Seed { seed, kind: NoiseKind::Counter },
+            ..request.clone()
+        };
         let conditions = pipeline.conditions(&request).map_err(model)?;
         let (height, width) = pipeline.default_size();
         let size = pipeline
@@ -48,6 +56,14 @@ pub fn subject<'a>(
         Ok(Trial { latents, predict: Box::new(predict) })
     };
     Ok(Subject { run, schedule, sites, draw: Box::new(draw) })
+}
+
+/// Numbers in a row become numbers all over (the finaliser of splitmix64).
+fn scattered(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 fn model(error: refrain_pipeline::PipelineError) -> TrainError {
@@ -104,7 +120,7 @@ fn seconds(subject: &Subject<'_>) -> Result<Measured, TrainError> {
     let trial = (subject.draw)(0)?;
     let mut measured = (Vec::new(), 1.0);
     for _ in 0..2 {
-        let policy: Box<dyn Policy> = Box::new(Student::new(Row::default()));
+        let policy: Box<dyn Policy> = Box::new(Student::new(Row::default(), 1));
         let mut cx = Context::new(policy, Guard::default(), subject.run.clone())?;
         let began = std::time::Instant::now();
         crate::subject::roll_out(&subject.schedule, &trial.latents, &mut |latents, step| {

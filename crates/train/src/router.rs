@@ -1,10 +1,10 @@
 //! The learned table of a router (HarmoniCa, arXiv 2410.01723): a logit per step and site.
 
-use refrain_cache::{Plan, PlanHeader, Planned, RunHeader, Site};
+use refrain_cache::{Coefficients, Plan, PlanHeader, Planned, RunHeader, Site};
 use refrain_samplers::noise;
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::{TrainError, forecast};
 
 /// Logits stay within ± this.
 pub const LOGIT_LIMIT: f32 = 5.0;
@@ -36,7 +36,7 @@ impl std::str::FromStr for Proxy {
     }
 }
 
-/// A table of logits with the run it was learned for.
+/// A table of logits, and of forecasts where there are any, with the run it was learned for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Router {
     /// The run.
@@ -45,19 +45,24 @@ pub struct Router {
     pub sites: Vec<Site>,
     /// `[step][site]`, first denoising step first. The first row never learns: nothing is remembered yet.
     pub logits: Vec<Vec<f32>>,
+    /// Order of the forecast of a reused entry: 0 reuses the last computed value as it is.
+    pub order: usize,
+    /// `[step][site × parameters]`, see [`forecast`](crate::forecast); empty rows for order 0.
+    pub forecasts: Vec<Vec<f32>>,
 }
 
 impl Router {
-    /// Fresh logits, N(0, 1) from `seed`, the first row fixed at the limit.
+    /// Fresh logits, N(0, 1) from `seed`, the first row fixed at the limit; forecasts that hold.
     ///
     /// # Errors
     /// If the table cannot be allocated.
-    pub fn new(run: RunHeader, sites: Vec<Site>, seed: u64) -> Result<Self, TrainError> {
+    pub fn new(run: RunHeader, sites: Vec<Site>, (seed, order): (u64, usize)) -> Result<Self, TrainError> {
         let mut logits: Vec<Vec<f32>> = noise::counter(seed, &[run.steps, sites.len()])?.to_vec2()?;
         if let Some(first) = logits.first_mut() {
             first.fill(LOGIT_LIMIT);
         }
-        Ok(Self { run, sites, logits })
+        let forecasts = vec![vec![0.0; sites.len() * forecast::parameters(order)]; run.steps];
+        Ok(Self { run, sites, logits, order, forecasts })
     }
 
     /// The score of an entry, in 0..1: how much of it is computed.
@@ -90,26 +95,38 @@ impl Router {
         if fits(0.0) { Some(0.0) } else { scores.get(first).copied() }
     }
 
-    /// The plan of hard decisions at a threshold. `compute_last` keeps the last step whole, as the guard will.
+    /// The plan of hard decisions at a threshold: entries at or below it reuse, or forecast from what is remembered.
     ///
     /// # Errors
     /// If the table is beyond a plan's limits.
     pub fn plan(&self, threshold: f32, provenance: &str) -> Result<Plan, TrainError> {
-        let columns: Vec<(Site, Vec<Planned>)> = self
-            .sites
-            .iter()
-            .enumerate()
-            .map(|(index, &site)| {
-                let actions =
-                    (0..self.logits.len()).map(|step| match self.score(step, index) <= threshold && step > 0 {
-                        true => Planned::Reuse,
-                        false => Planned::Compute,
-                    });
-                (site, actions.collect())
-            })
-            .collect();
+        let columns: Vec<(Site, Vec<Planned>)> =
+            self.sites.iter().enumerate().map(|(index, &site)| (site, self.column(index, threshold))).collect();
         let header = PlanHeader { run: self.run.clone(), provenance: provenance.into(), ..PlanHeader::default() };
         Ok(Plan::new(header, self.logits.len(), &columns)?)
+    }
+
+    fn column(&self, site: usize, threshold: f32) -> Vec<Planned> {
+        let mut remembered = 0;
+        let action = |step: usize| {
+            if remembered == 0 || self.score(step, site) > threshold {
+                remembered += 1;
+                return Planned::Compute;
+            }
+            match self.coefficients(step, site, remembered) {
+                Some(weights) => Planned::Forecast(weights),
+                None => Planned::Reuse,
+            }
+        };
+        (0..self.logits.len()).map(action).collect()
+    }
+
+    /// Weights of the `remembered` values in the forecast of an entry; `None` where it reuses the newest.
+    pub fn coefficients(&self, step: usize, site: usize, remembered: usize) -> Option<Coefficients> {
+        let parameters = forecast::parameters(self.order);
+        let start = site * parameters;
+        let row = self.forecasts.get(step)?.get(start..start + parameters).filter(|row| !row.is_empty())?;
+        Coefficients::new(&forecast::weights(row, remembered))
     }
 }
 
@@ -126,7 +143,7 @@ mod tests {
         let run = RunHeader { steps: 3, ..RunHeader::default() };
         let sites = vec![Site::attention(0), Site::feed_forward(0)];
         let logits = vec![vec![5.0, 5.0], vec![-4.0, 2.0], vec![-1.0, -3.0]];
-        Router { run, sites, logits }
+        Router { run, sites, logits, order: 0, forecasts: vec![Vec::new(); 3] }
     }
 
     #[test]
@@ -153,8 +170,24 @@ mod tests {
     }
 
     #[test]
+    fn a_forecast_combines_no_more_than_was_computed() {
+        let mut router = router();
+        router.order = 1;
+        router.forecasts = vec![vec![0.0; 4], vec![0.0, 0.5, 0.0, 0.25], vec![0.1, 0.5, 0.0, 0.25]];
+        router.logits[2] = vec![-5.0; 2];
+        let plan = router.plan(THRESHOLD, "test").unwrap();
+        let attention = plan.column_of(Site::attention(0)).unwrap();
+        // One value is remembered at both later steps: the slope has nothing to go by.
+        assert_eq!(plan.at(1, attention), Planned::Forecast(Coefficients::HOLD));
+        assert_eq!(plan.at(2, attention), Planned::Forecast(Coefficients::new(&[1.1]).unwrap()));
+        let feed_forward = plan.column_of(Site::feed_forward(0)).unwrap();
+        assert_eq!(plan.at(1, feed_forward), Planned::Compute);
+        assert_eq!(plan.at(2, feed_forward), Planned::Forecast(Coefficients::new(&[1.25, -0.25]).unwrap()));
+    }
+
+    #[test]
     fn fresh_logits_are_the_seeds() {
-        let make = |seed| Router::new(router().run, router().sites, seed).unwrap();
+        let make = |seed| Router::new(router().run, router().sites, (seed, 0)).unwrap();
         assert_eq!(make(3), make(3));
         assert_ne!(make(3), make(4));
         assert_eq!(make(3).logits[0], [LOGIT_LIMIT; 2]);

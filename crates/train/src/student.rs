@@ -6,21 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::Tensor;
 use refrain_cache::{Action, Ask, CacheError, Policy, RunHeader, Site, Step};
 
-/// What a site does at the current step of training.
+/// What a site does at the current step of training: `weight · fresh + (1 − weight) · remembered`.
 #[derive(Clone, Debug)]
-pub enum Blend {
-    /// `weight * fresh + (1 - weight) * remembered`; `refresh` says whether the fresh value is then remembered.
-    Soft {
-        /// Scalar tensor that carries the gradient.
-        weight: Tensor,
-        /// Whether the score is above the threshold.
-        refresh: bool,
-    },
-    /// A hard decision, as at inference.
-    Hard {
-        /// Compute, or reuse.
-        compute: bool,
-    },
+pub struct Blend {
+    /// Scalar tensor that carries the gradient.
+    pub weight: Tensor,
+    /// Whether the fresh value is then remembered: the score is above the threshold.
+    pub refresh: bool,
+    /// Weights of a forecast from 1, 2, … remembered values; empty for plain reuse.
+    pub forecasts: Vec<Tensor>,
 }
 
 /// The row of blends that a [`Student`] follows; the trainer replaces it before each step.
@@ -43,12 +37,13 @@ impl Row {
 /// Follows a [`Row`].
 pub struct Student {
     row: Row,
+    depth: usize,
 }
 
 impl Student {
-    /// A student of `row`.
-    pub fn new(row: Row) -> Self {
-        Self { row }
+    /// A student of `row` that remembers `depth` computed values of each site.
+    pub fn new(row: Row, depth: usize) -> Self {
+        Self { row, depth }
     }
 }
 
@@ -62,14 +57,13 @@ impl Policy for Student {
     }
 
     fn decide(&mut self, ask: &Ask<'_>) -> Action {
-        match self.row.get(ask.site) {
-            Some(Blend::Soft { weight, refresh }) => Action::Mix { weight, refresh },
-            Some(Blend::Hard { compute: false }) => Action::Reuse,
-            _ => Action::Compute,
-        }
+        let Some(Blend { weight, refresh, forecasts }) = self.row.get(ask.site) else { return Action::Compute };
+        let known = ask.history.len().min(forecasts.len());
+        let forecast = known.checked_sub(1).and_then(|index| forecasts.get(index).cloned());
+        Action::Mix { weight, refresh, forecast }
     }
 
     fn history_depth(&self, _site: Site, _step: Step) -> usize {
-        1
+        self.depth
     }
 }

@@ -61,7 +61,46 @@ pub fn roll_out(
     // Only stochastic samplers draw from it, and a plan for these is judged on the same draws.
     let mut noise = NoiseStream::new(NoiseKind::Counter, 0);
     let mut denoise = |latents: &Tensor, step: &StepInfo| evaluate(latents, step).map_err(Into::into);
-    Ok(sample(&mut denoise, latents.clone(), schedule, &mut noise, &mut ignore)?)
+    sample(&mut denoise, latents.clone(), schedule, &mut noise, &mut ignore).map_err(unwrapped)
+}
+
+/// An error of this crate that travelled through the sampler comes back as itself.
+fn unwrapped(error: refrain_samplers::Error) -> TrainError {
+    match error {
+        refrain_samplers::Error::Denoise { step, count, source } => match source.downcast::<TrainError>() {
+            Ok(own) => *own,
+            Err(source) => refrain_samplers::Error::Denoise { step, count, source }.into(),
+        },
+        other => other.into(),
+    }
+}
+
+/// As [`roll_out`], for several trials side by side: `evaluate` gets the latents of each and gives the model's output for
+/// each. Returns the final latents of each.
+///
+/// # Errors
+/// Those of `evaluate`, and latents that leave the numbers.
+pub fn roll_out_together(
+    schedule: &Schedule,
+    trials: &[Trial<'_>],
+    evaluate: &mut dyn FnMut(&[Tensor], &StepInfo) -> Result<Vec<Tensor>, TrainError>,
+) -> Result<Vec<Tensor>, TrainError> {
+    let rows = trials.iter().map(|trial| trial.latents.dim(0)).collect::<Result<Vec<_>, _>>()?;
+    let latents: Vec<&Tensor> = trials.iter().map(|trial| &trial.latents).collect();
+    let last = roll_out(schedule, &Tensor::cat(&latents, 0)?, &mut |latents, step| {
+        Ok(Tensor::cat(&evaluate(&parted(latents, &rows)?, step)?, 0)?)
+    })?;
+    parted(&last, &rows)
+}
+
+fn parted(latents: &Tensor, rows: &[usize]) -> Result<Vec<Tensor>, TrainError> {
+    let mut start = 0;
+    let part = |&count: &usize| {
+        let part = latents.narrow(0, start, count)?.contiguous()?;
+        start += count;
+        Ok(part)
+    };
+    rows.iter().map(part).collect()
 }
 
 /// The step as the cache names it.

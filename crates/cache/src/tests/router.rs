@@ -3,7 +3,11 @@
 use candle_core::{Device, Tensor, Var};
 
 use super::toy::{Toy, context, header, latents, sample, step, values};
-use crate::{Action, Ask, Branch, CacheError, Context, Guard, Policy, RunHeader, Site, Step};
+use crate::policies::Replay;
+use crate::{
+    Action, Ask, Branch, CacheError, Coefficients, Context, Guard, Plan, PlanHeader, Planned, Policy, RunHeader, Site,
+    Step,
+};
 
 /// One score for all sites of all steps.
 struct Score {
@@ -24,7 +28,7 @@ impl Policy for Score {
         if ask.site.part.encloses() {
             return Action::Compute;
         }
-        Action::Mix { weight: self.weight.clone(), refresh: self.refresh }
+        Action::Mix { weight: self.weight.clone(), refresh: self.refresh, forecast: None }
     }
 
     fn history_depth(&self, site: Site, _step: Step) -> usize {
@@ -103,4 +107,70 @@ fn the_gradient_reaches_the_weight_and_nothing_remembered() {
     };
     let expected = (loss_at(0.31) - loss_at(0.29)) / 0.02;
     assert!((f64::from(gradient) - expected).abs() < 0.02 * expected.abs() + 1e-4, "{gradient} {expected}");
+}
+
+/// Mixes in a forecast from the last two values.
+struct Forecasting {
+    weight: Tensor,
+    coefficients: Tensor,
+}
+
+impl Policy for Forecasting {
+    fn name(&self) -> String {
+        "forecasting".into()
+    }
+
+    fn start(&mut self, _header: &RunHeader) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    fn decide(&mut self, ask: &Ask<'_>) -> Action {
+        if ask.site.part.encloses() {
+            return Action::Compute;
+        }
+        Action::Mix { weight: self.weight.clone(), refresh: true, forecast: Some(self.coefficients.clone()) }
+    }
+
+    fn history_depth(&self, site: Site, _step: Step) -> usize {
+        if site.part.encloses() { 0 } else { 2 }
+    }
+}
+
+#[test]
+fn a_mixed_in_forecast_is_the_action_forecast_and_its_coefficients_learn() {
+    let toy = Toy::new(6, 2);
+    let state = latents(1);
+    let coefficients = Var::new(&[1.5f32, -0.5], &Device::Cpu).unwrap();
+    let zero = Tensor::new(0f32, &Device::Cpu).unwrap();
+    let run = |weights: &Tensor| {
+        let policy = Forecasting { weight: zero.clone(), coefficients: weights.clone() };
+        let mut cx = Context::new(Box::new(policy), guard(), header(4)).unwrap();
+        let mut output = state.clone();
+        for index in 0..3 {
+            cx.begin_step(step(index, 4));
+            output = toy.forward(&mut cx, &state, step(index, 4).timestep).unwrap();
+        }
+        output
+    };
+    let output = run(coefficients.as_tensor());
+    // Two computed values are needed, so the first two steps compute; the third is what a plan's forecast gives.
+    let weights = Coefficients::new(&[1.5, -0.5]).unwrap();
+    let column = vec![Planned::Compute, Planned::Compute, Planned::Forecast(weights)];
+    let sites =
+        (0..2).flat_map(|block| [Site::attention(block), Site::cross_attention(block), Site::feed_forward(block)]);
+    let columns: Vec<_> = sites.map(|site| (site, column.clone())).collect();
+    let plan = Plan::new(PlanHeader { run: header(4), ..PlanHeader::default() }, 4, &columns).unwrap();
+    let mut replayed = Context::new(Box::new(Replay::new(plan)), guard(), header(4)).unwrap();
+    let mut expected = state.clone();
+    for index in 0..3 {
+        replayed.begin_step(step(index, 4));
+        expected = toy.forward(&mut replayed, &state, step(index, 4).timestep).unwrap();
+    }
+    let close = values(&expected).iter().zip(values(&output)).all(|(left, right)| (left - right).abs() < 1e-6);
+    assert!(close && replayed.report().fallback.is_none());
+    let gradient = output.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let gradient: Vec<f32> = gradient.get(&coefficients).unwrap().to_vec1().unwrap();
+    assert!(gradient.iter().all(|slope| slope.is_finite() && *slope != 0.0), "{gradient:?}");
+    let plain = run(&Tensor::new(&[1.5f32, -0.5], &Device::Cpu).unwrap());
+    assert_eq!(values(&plain), values(&output));
 }

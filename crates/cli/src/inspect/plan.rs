@@ -32,7 +32,9 @@ pub(crate) fn show(options: &InspectOptions) -> anyhow::Result<()> {
     }
     let mut stdout = std::io::stdout().lock();
     if options.json {
-        writeln!(stdout, "{}", serde_json::to_string_pretty(&plan.to_json())?)?;
+        let mut json = plan.to_json();
+        json["counts"] = crate::plan::counts(&plan);
+        writeln!(stdout, "{}", serde_json::to_string_pretty(&json)?)?;
         return Ok(());
     }
     let run = &plan.header().run;

@@ -7,16 +7,14 @@
 
 use std::path::Path;
 
-use candle_core::{DType, pickle::PthTensors};
-
-use super::{Flavour, ImportError, Schedule, SiteKind};
+use super::{Flavour, ImportError, Schedule, SiteKind, archive::Archive};
 
 /// Score at or below which HarmoniCa and Learning-to-Cache reuse (`--thres 0.1` of both).
 pub const PUBLISHED_THRESHOLD: f32 = 0.1;
 /// Logit of HarmoniCa's frozen first denoising step.
 const FROZEN_LOGIT: f32 = 5.0;
 /// Rows and columns past any published model: a guard against hostile archives.
-const MOST_ROWS: usize = 10_000;
+const MOST_ROWS: usize = 4_096;
 const MOST_SITES: usize = 4_096;
 
 /// Reads the logits `[row][site]`, row 0 the last denoising step, as the archive stores them. Nothing is executed.
@@ -24,22 +22,29 @@ const MOST_SITES: usize = 4_096;
 /// # Errors
 /// A file that is no PyTorch archive, or whose `routers` are not rows of equal, even length numbered from 0.
 pub fn read(path: &Path) -> Result<Vec<Vec<f32>>, ImportError> {
-    let broken = |reason: String| ImportError::Archive { path: path.into(), reason };
-    let archive = PthTensors::new(path, Some("routers")).map_err(|error| broken(error.to_string()))?;
-    let count = archive.tensor_infos().len();
-    if count == 0 || count > MOST_ROWS {
-        return Err(broken(format!("{count} router rows under \"routers\", expected 1 to {MOST_ROWS}")));
+    rows(path).map_err(|reason| ImportError::Archive { path: path.into(), reason })
+}
+
+fn rows(path: &Path) -> Result<Vec<Vec<f32>>, String> {
+    let mut archive = Archive::open(path)?;
+    let root = archive.pickle.root();
+    // Learning-to-Cache's U-ViT routers are the state dict itself.
+    let routers = archive.pickle.entry(root, "routers").unwrap_or(root);
+    let mut found = Vec::new();
+    while let Some(tensor) = archive.pickle.entry(routers, &format!("{}.prob", found.len())) {
+        found.push(tensor);
+        if found.len() > MOST_ROWS {
+            return Err(format!("more than {MOST_ROWS} rows"));
+        }
     }
-    let mut rows = Vec::with_capacity(count);
-    for row in 0..count {
-        let name = format!("{row}.prob");
-        let tensor = archive.get(&name).map_err(|error| broken(format!("{name}: {error}")))?;
-        let tensor = tensor.ok_or_else(|| broken(format!("tensor {name} is missing among {count} rows")))?;
-        let values = tensor.flatten_all().and_then(|flat| flat.to_dtype(DType::F32)).and_then(|flat| flat.to_vec1());
-        let values: Vec<f32> = values.map_err(|error| broken(format!("{name}: {error}")))?;
-        rows.push(values);
+    if found.is_empty() {
+        return Err("it holds no \"routers\" with rows \"0.prob\", \"1.prob\", …".to_owned());
     }
-    check_shape(&rows).map_err(broken)?;
+    let mut rows = Vec::with_capacity(found.len());
+    for (row, tensor) in found.into_iter().enumerate() {
+        rows.push(archive.vector(tensor).map_err(|reason| format!("{row}.prob: {reason}"))?);
+    }
+    check_shape(&rows)?;
     Ok(rows)
 }
 
@@ -130,5 +135,54 @@ mod tests {
         assert!(check_shape(&[vec![0.0; 3]]).unwrap_err().contains("even"));
         assert!(check_shape(&[vec![0.0; 2], vec![0.0; 4]]).unwrap_err().contains("row 1"));
         assert!(check_shape(&[vec![0.0, f32::NAN]]).unwrap_err().contains("not finite"));
+    }
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    /// As `make_routers.py` makes them.
+    fn expected(row: usize) -> Vec<f32> {
+        (0..6).map(|site| (((7 * row + 3 * site) % 11) as f32 - 5.0) * 0.9).collect()
+    }
+
+    #[test]
+    fn archives_of_both_projects_are_read_to_the_last_bit() {
+        for name in ["l2c.pt", "l2c-state-dict.pth", "harmonica.pt"] {
+            let mut rows: Vec<Vec<f32>> = (0..4).map(expected).collect();
+            if name == "harmonica.pt" {
+                rows[3] = vec![5.0; 6];
+            }
+            let close = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+            let read = read(&fixture(name)).unwrap();
+            assert!(read.len() == 4 && read.iter().zip(&rows).all(close), "{name}: {read:?}");
+        }
+        let rows = read(&fixture("harmonica.pt")).unwrap();
+        assert!(schedule(&rows, Flavour::HarmoniCa, PUBLISHED_THRESHOLD).is_ok());
+        assert!(schedule(&rows, Flavour::LearningToCache, PUBLISHED_THRESHOLD).is_err());
+    }
+
+    /// Cut, changed and filled with noise, an archive is refused or read: it neither panics nor asks for much memory.
+    #[test]
+    fn hostile_archives_are_refused() {
+        use proptest::prelude::*;
+        let bytes = std::fs::read(fixture("harmonica.pt")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hostile.pt");
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let changes = prop::collection::vec((0..bytes.len(), any::<u8>()), 1..6);
+        runner
+            .run(&(changes, 0..2 * bytes.len()), |(changes, end)| {
+                let mut hostile = bytes.clone();
+                changes.into_iter().for_each(|(place, byte)| hostile[place] = byte);
+                hostile.truncate(end.max(1));
+                std::fs::write(&path, &hostile).unwrap();
+                if let Err(error) = read(&path) {
+                    let text = error.to_string();
+                    prop_assert!(!text.contains('\n'), "{text}");
+                }
+                Ok(())
+            })
+            .unwrap();
     }
 }

@@ -1,6 +1,10 @@
 //! Schedules of other projects, read into one shape: `[step][site]`, first denoising step first, `true` = compute.
 
+mod archive;
 pub mod logits;
+mod pickle;
+mod plan;
+pub mod scm;
 pub mod smoothcache;
 
 use std::{fmt, path::PathBuf};
@@ -98,4 +102,21 @@ pub enum ImportError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Text that is no steps computation mask.
+    #[error("no steps computation mask: {reason}")]
+    Mask {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A plan that the other format cannot express.
+    #[error("{format} cannot express this plan: {reason}")]
+    Inexpressible {
+        /// The format.
+        format: &'static str,
+        /// What it has no word for.
+        reason: String,
+    },
+    /// A schedule that is no plan.
+    #[error(transparent)]
+    Plan(#[from] refrain_cache::CacheError),
 }

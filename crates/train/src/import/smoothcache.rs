@@ -113,4 +113,11 @@ mod tests {
         // The router of period two: odd steps of the countdown are computed whole.
         assert!(schedule.compute.iter().step_by(2).all(|step| step.iter().all(|&compute| compute)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[\\[\\]{}:,01 \"a-z-]{0,80}") {
+            let _ = parse(&text);
+        }
+    }
 }

@@ -1,0 +1,39 @@
+//! Which whole steps compute, and a forecast of the others.
+
+use std::path::PathBuf;
+
+use refrain_train::steps::{self, StepSearch};
+use refrain_train::subject::Subject;
+
+use super::{TrainRouterOptions, checked, write};
+use crate::events::Console;
+
+/// Order of the forecast when none is asked for.
+const DEFAULT_ORDER: u8 = 3;
+
+/// Searches the steps of each budget.
+///
+/// # Errors
+/// Those of the search and of the disk.
+pub(super) fn train(
+    options: &TrainRouterOptions,
+    subject: &Subject<'_>,
+    outputs: &[PathBuf],
+    console: &Console,
+) -> anyhow::Result<()> {
+    let order = options.forecast.unwrap_or(DEFAULT_ORDER);
+    let settings = StepSearch { terms: usize::from(order) + 1, ..StepSearch::default() };
+    let total = subject.steps();
+    for (budget, path) in options.budget.iter().zip(outputs) {
+        let wanted = ((budget * total as f64).floor() as usize).clamp(2, total);
+        let found = steps::search(subject, &[wanted], &settings, &mut |line| {
+            console.note(&format!("budget {budget}: {line}"));
+            checked()
+        })?;
+        for found in found {
+            let provenance = format!("router steps, forecast {order}, budget {budget}");
+            write(&found.plan.to_plan(&subject.run, &provenance)?, path, console)?;
+        }
+    }
+    Ok(())
+}
