@@ -5,9 +5,10 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use crate::check::CheckOptions;
-use crate::live::{Blend, Health, Live, Verdict, Visit, base_of};
+use crate::live::{Health, Live, Verdict, Visit, base_of};
 use crate::plan::Planned;
 use crate::policy::Evidence;
+use crate::recompute::{Recording, Replayed};
 use crate::{Branch, CacheError, Guard, Plan, Policy, Report, RunHeader, Site, Step};
 
 /// Latents whose standard deviation is below this hold no picture.
@@ -21,13 +22,15 @@ const FEWEST_LATENTS: usize = 16;
 /// A closure given to a context must be pure: it may run again to check a cached value, or not at all.
 pub struct Context {
     live: Option<Box<Live>>,
+    /// A part of a recorded pass that runs again; then nothing is live.
+    replay: Option<Box<Replayed>>,
     step: Option<Step>,
 }
 
 impl Context {
     /// A context without policy, store or report: every closure simply runs.
     pub fn off() -> Self {
-        Self { live: None, step: None }
+        Self { live: None, replay: None, step: None }
     }
 
     /// A context under a policy and a guard.
@@ -36,7 +39,27 @@ impl Context {
     /// If the policy cannot run under the header.
     pub fn new(mut policy: Box<dyn Policy>, guard: Guard, header: RunHeader) -> std::result::Result<Self, CacheError> {
         policy.start(&header)?;
-        Ok(Self { live: Some(Box::new(Live::new(policy, guard, header))), step: None })
+        Ok(Self { live: Some(Box::new(Live::new(policy, guard, header))), replay: None, step: None })
+    }
+
+    pub(crate) fn of_replay(replay: Replayed) -> Self {
+        Self { live: None, replay: Some(Box::new(replay)), step: None }
+    }
+
+    pub(crate) fn replay_mut(&mut self) -> Option<&mut Replayed> {
+        self.replay.as_deref_mut()
+    }
+
+    /// Notes from here on what each block is given and each site mixes in, for [`Context::replaying`].
+    pub fn start_recording(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.recording = Some(Recording::default());
+        }
+    }
+
+    /// Ends the recording.
+    pub fn take_recording(&mut self) -> Option<Recording> {
+        self.live.as_mut()?.recording.take()
     }
 
     /// Measures, at every computation, how far the value moved since the last one. Costs a pass
@@ -100,7 +123,11 @@ impl Context {
     #[inline]
     pub fn run(&mut self, site: Site, compute: impl FnOnce(&mut Self) -> Result<Tensor>) -> Result<Tensor> {
         if self.live.is_none() {
-            return compute(self);
+            let fresh = compute(self)?;
+            return match &self.replay {
+                Some(replay) => replay.mix(site, fresh),
+                None => Ok(fresh),
+            };
         }
         self.visit(site, Evidence::None, compute)
     }
@@ -147,6 +174,18 @@ impl Context {
         mut hidden: Tensor,
         mut block: impl FnMut(&mut Self, usize, Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
+        if let Some((index, hidden)) = self.replay.as_ref().map(|replay| replay.stack(&range)) {
+            let Some(index) = index else { return Ok(hidden) };
+            let output = block(self, index, hidden)?;
+            return Ok(self.replay.as_mut().map_or_else(|| output.clone(), |replay| replay.finish(output.clone())));
+        }
+        let noted = range.clone();
+        let mut block = |cx: &mut Self, index: usize, hidden: Tensor| {
+            if let Some(recording) = cx.recording() {
+                recording.enter(index, &hidden);
+            }
+            block(cx, index, hidden)
+        };
         let spans = match &self.live {
             Some(live) if !live.shadow => live.spans(&range),
             _ => Vec::new(),
@@ -163,7 +202,15 @@ impl Context {
                 })?;
             }
         }
-        (next..range.end).try_fold(hidden, |hidden, index| block(self, index, hidden))
+        let hidden = (next..range.end).try_fold(hidden, |hidden, index| block(self, index, hidden))?;
+        if let Some(recording) = self.recording() {
+            recording.leave(noted, &hidden);
+        }
+        Ok(hidden)
+    }
+
+    fn recording(&mut self) -> Option<&mut Recording> {
+        self.live.as_mut()?.recording.as_mut()
     }
 
     /// The whole denoiser as one site. Its output is checked: one that is not finite or has
@@ -260,7 +307,7 @@ impl Context {
                 if let Some(live) = &mut self.live {
                     live.finish_computed(visit, &fresh, base, blend.refresh || blend.cached.is_empty())?;
                 }
-                mix(&fresh, base, &blend)
+                blend.mix(&fresh, base)
             }
         }
     }
@@ -317,20 +364,5 @@ impl Context {
             live.shadow = false;
         }
         output
-    }
-}
-
-/// `base + weight * fresh value + (1 - weight) * remembered`, differentiable; the fresh output if nothing is remembered.
-fn mix(fresh: &Tensor, base: Option<&Tensor>, blend: &Blend) -> Result<Tensor> {
-    let Some(remembered) = blend.remembered()? else { return Ok(fresh.clone()) };
-    let value = match base {
-        Some(base) => (fresh - base)?,
-        None => fresh.clone(),
-    };
-    let keep = blend.weight.affine(-1.0, 1.0)?;
-    let mixed = (value.broadcast_mul(&blend.weight)? + remembered.broadcast_mul(&keep)?)?;
-    match base {
-        Some(base) => base + mixed,
-        None => Ok(mixed),
     }
 }

@@ -11,6 +11,7 @@ use crate::check::{CheckOptions, Checked, Checker};
 use crate::ledger::Ledger;
 use crate::plan::{PlanHeader, Planned};
 use crate::policy::Evidence;
+use crate::recompute::Recording;
 use crate::store::{Keep, Store};
 use crate::{
     Action, Ask, Branch, CacheError, Coefficients, Guard, Injection, ModelValue, Observation, Part, Plan, Policy,
@@ -38,6 +39,8 @@ pub(crate) struct Live {
     overhead_seconds: f64,
     /// Standard deviation of the last healthy output of the model, by branch.
     usual_std: HashMap<Branch, f32>,
+    /// What training wants noted of the present pass.
+    pub(crate) recording: Option<Recording>,
 }
 
 /// A question put to the policy and the guard, with their verdict.
@@ -82,6 +85,22 @@ impl Blend {
         }
         Ok(sum)
     }
+
+    /// `base + weight · fresh value + (1 − weight) · remembered`, differentiable; the fresh output if nothing is
+    /// remembered.
+    pub(crate) fn mix(&self, fresh: &Tensor, base: Option<&Tensor>) -> Result<Tensor> {
+        let Some(remembered) = self.remembered()? else { return Ok(fresh.clone()) };
+        let value = match base {
+            Some(base) => (fresh - base)?,
+            None => fresh.clone(),
+        };
+        let keep = self.weight.affine(-1.0, 1.0)?;
+        let mixed = (value.broadcast_mul(&self.weight)? + remembered.broadcast_mul(&keep)?)?;
+        match base {
+            Some(base) => base + mixed,
+            None => Ok(mixed),
+        }
+    }
 }
 
 /// What the model's output looks like.
@@ -109,6 +128,7 @@ impl Live {
             guarded: 0,
             overhead_seconds: 0.0,
             usual_std: HashMap::new(),
+            recording: None,
         }
     }
 
@@ -191,7 +211,11 @@ impl Live {
                 Action::Mix { weight, refresh, forecast } => {
                     let reads = forecast.as_ref().map_or(Ok(1), Tensor::dims1)?;
                     let reads = if reads > ask.history.len() { 0 } else { reads };
-                    let cached = (0..reads).filter_map(|age| self.store.get(index, age).cloned()).collect();
+                    let cached: Vec<Tensor> =
+                        (0..reads).filter_map(|age| self.store.get(index, age).cloned()).collect();
+                    if let Some(recording) = &mut self.recording {
+                        recording.mixed(site, &cached);
+                    }
                     Verdict::Mix(Blend { weight, refresh, cached, forecast })
                 }
             }

@@ -1,14 +1,16 @@
 //! Fast forward, plain backward.
 //!
 //! An operation computes its result with our own code. If one of its inputs tracks gradients, the result is tied to
-//! them by an operation whose backward pass runs the plain twin again on the inputs and differentiates that: weights are
-//! frozen here, so nothing else needs a gradient, and training sees the very bits that inference gives.
+//! them by an operation whose backward pass runs the plain twin again on the inputs and differentiates that (or, where
+//! that is slow, a gradient worked out by hand): weights are frozen here, so nothing else needs a gradient, and training
+//! sees the very bits that inference gives.
 
 use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, Var};
 
-type Twin = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
+/// From the inputs and the result's gradient to the inputs' gradients.
+type Backward = Arc<dyn Fn(&[&Tensor], &Tensor) -> Result<Vec<Option<Tensor>>> + Send + Sync>;
 
 /// Ties `output` to at most three `inputs` when one of them tracks gradients; `twin` gives the same result from them.
 pub(crate) fn tied(
@@ -17,18 +19,40 @@ pub(crate) fn tied(
     inputs: &[&Tensor],
     twin: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
+    tied_by(output, shape, inputs, move |inputs, gradient| by_twin(&twin, inputs, gradient))
+}
+
+/// As [`tied`], with the gradients worked out by hand: `backward` gives one for each input that tracks them.
+pub(crate) fn tied_by(
+    output: Vec<f32>,
+    shape: impl Into<Shape>,
+    inputs: &[&Tensor],
+    backward: impl Fn(&[&Tensor], &Tensor) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
+) -> Result<Tensor> {
     let shape = shape.into();
     if !inputs.iter().any(|input| input.track_op()) {
         return Tensor::from_vec(output, shape, &candle_core::Device::Cpu);
     }
     let ready = Mutex::new(Some((CpuStorage::F32(output), shape)));
-    let tie = Tie { ready, twin: Arc::new(twin) };
+    let tie = Tie { ready, backward: Arc::new(backward) };
     match inputs {
         [only] => only.apply_op1(tie),
         [first, second] => first.apply_op2(second, tie),
         [first, second, third] => first.apply_op3(second, third, tie),
         _ => candle_core::bail!("an operation of {} inputs cannot be tied", inputs.len()),
     }
+}
+
+/// The gradient of each input, by running the twin.
+fn by_twin(
+    twin: &impl Fn(&[Tensor]) -> Result<Tensor>,
+    inputs: &[&Tensor],
+    gradient: &Tensor,
+) -> Result<Vec<Option<Tensor>>> {
+    let inputs: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(&input.detach())).collect::<Result<_>>()?;
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| input.as_tensor().clone()).collect();
+    let store = (twin(&tensors)? * gradient.detach())?.sum_all()?.backward()?;
+    Ok(tensors.iter().map(|input| store.get(input).cloned()).collect())
 }
 
 /// Whether our code can compute with this tensor: f32 on the CPU.
@@ -68,7 +92,7 @@ impl std::ops::Deref for Values<'_> {
 struct Tie {
     /// The result, until candle asks for it.
     ready: Mutex<Option<(CpuStorage, Shape)>>,
-    twin: Twin,
+    backward: Backward,
 }
 
 impl Tie {
@@ -79,13 +103,8 @@ impl Tie {
         }
     }
 
-    /// The gradient of each input, by running the twin.
     fn gradients(&self, inputs: &[&Tensor], gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let inputs: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(&input.detach())).collect::<Result<_>>()?;
-        let tensors: Vec<Tensor> = inputs.iter().map(|input| input.as_tensor().clone()).collect();
-        let output = (self.twin)(&tensors)?;
-        let store = (output * gradient.detach())?.sum_all()?.backward()?;
-        Ok(tensors.iter().map(|input| store.get(input).cloned()).collect())
+        (self.backward)(inputs, gradient)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::differentiable::{Values, is_plain, tied};
+use crate::differentiable::{Values, is_plain, tied, tied_by};
 use crate::parallel::{WORTH_VALUES, written_chunks};
 use crate::simd::{multiply_add, multiversion};
 use crate::types::OpsError;
@@ -68,9 +68,48 @@ pub fn layer_norm_modulate(input: &Tensor, shift: &Tensor, scale: &Tensor, epsil
             layer_norm_row(input, output, Affine::Both(scale, shift, 1.0), epsilon as f32);
         })
     };
-    tied(output, input.shape(), &[input, shift, scale], move |inputs| {
-        layer_norm_modulate_reference(&inputs[0], &inputs[1], &inputs[2], epsilon)
+    if shift.track_op() || scale.track_op() {
+        return tied(output, input.shape(), &[input, shift, scale], move |inputs| {
+            layer_norm_modulate_reference(&inputs[0], &inputs[1], &inputs[2], epsilon)
+        });
+    }
+    tied_by(output, input.shape(), &[input], move |inputs, gradient| {
+        Ok(vec![Some(modulated_gradient(inputs[0], &plain_scale, gradient, epsilon as f32)?)])
     })
+}
+
+/// The gradient of a modulated norm's input. With x̂ the normed row and d = gradient·(1 + scale), it is
+/// (d − mean(d) − x̂·mean(d·x̂)) / σ.
+fn modulated_gradient(input: &Tensor, scale: &Tensor, gradient: &Tensor, epsilon: f32) -> Result<Tensor> {
+    let (_, count, columns) = input.dims3()?;
+    let (input, gradient) = (input.contiguous()?, gradient.contiguous()?);
+    let (values, scale, gradients) = (Values::of(&input)?, Values::of(scale)?, Values::of(&gradient)?);
+    let output = by_rows(&values, columns, |row, values, output| {
+        let gradient = &gradients[row * columns..][..columns];
+        modulated_gradient_row(values, of_batch(&scale, row / count, columns), (gradient, epsilon), output);
+    });
+    Tensor::from_vec(output, input.shape(), input.device())
+}
+
+multiversion! {
+    fn modulated_gradient_row(input: &[f32], scale: &[f32], rest: (&[f32], f32), output: &mut [f32]) {
+        let (gradient, epsilon) = rest;
+        let count = input.len() as f32;
+        let mean = input.iter().sum::<f32>() / count;
+        let variance = input.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / count;
+        let inverse = 1.0 / (variance + epsilon).sqrt();
+        let (mut plain, mut along) = (0.0, 0.0);
+        for (((output, value), scale), gradient) in output.iter_mut().zip(input).zip(scale).zip(gradient) {
+            let steep = multiply_add::<FUSED>(*gradient, *scale, *gradient);
+            plain += steep;
+            along = multiply_add::<FUSED>(steep, (value - mean) * inverse, along);
+            *output = steep;
+        }
+        let (plain, along) = (plain / count, along / count);
+        for (output, value) in output.iter_mut().zip(input) {
+            *output = inverse * (*output - plain - (value - mean) * inverse * along);
+        }
+    }
 }
 
 /// RMS norm (arXiv 1910.07467) over the last dimension of `[.., c]`, with `weight` `[c]` (frozen).
@@ -287,6 +326,13 @@ mod tests {
             |inputs| layer_norm_modulate(&inputs[0], &inputs[1], &inputs[2], 1e-6).unwrap(),
             |inputs| layer_norm_modulate_reference(&inputs[0], &inputs[1], &inputs[2], 1e-6).unwrap(),
         );
+        for scale in [random(&[2, 12], 5), random(&[1, 12], 5)] {
+            assert_gradients(
+                &input[..1],
+                |inputs| layer_norm_modulate(&inputs[0], &input[1], &scale, 1e-6).unwrap(),
+                |inputs| layer_norm_modulate_reference(&inputs[0], &input[1], &scale, 1e-6).unwrap(),
+            );
+        }
     }
 
     #[test]

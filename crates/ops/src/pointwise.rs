@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::differentiable::{Values, is_plain, tied};
-use crate::elementary::activated;
+use crate::differentiable::{Values, is_plain, tied, tied_by};
+use crate::elementary::{activated, slope};
 use crate::norm::{by_rows, of_batch};
 use crate::parallel::{WORTH_VALUES, written_chunks};
 use crate::simd::{multiply_add, multiversion};
@@ -34,8 +34,14 @@ pub fn gate_residual(hidden: &Tensor, gate: &Tensor, value: &Tensor) -> Result<T
             gate_row(hidden, of_batch(&gate, row / count, columns), &value[row * columns..][..output.len()], output);
         })
     };
-    tied(output, hidden.shape(), &[hidden, gate, value], |inputs| {
-        gate_residual_reference(&inputs[0], &inputs[1], &inputs[2])
+    if gate.track_op() {
+        return tied(output, hidden.shape(), &[hidden, gate, value], |inputs| {
+            gate_residual_reference(&inputs[0], &inputs[1], &inputs[2])
+        });
+    }
+    let gate = gate.clone();
+    tied_by(output, hidden.shape(), &[hidden, value], move |_, gradient| {
+        Ok(vec![Some(gradient.clone()), Some(gradient.broadcast_mul(&gate.unsqueeze(1)?)?)])
     })
 }
 
@@ -167,7 +173,36 @@ pub fn activate(input: &Tensor, activation: Activation) -> Result<Tensor> {
             })
         }
     };
-    tied(output, input.shape(), &[input], move |inputs| activation.reference(&inputs[0]))
+    if activation == Activation::Gelu {
+        return tied(output, input.shape(), &[input], move |inputs| activation.reference(&inputs[0]));
+    }
+    tied_by(output, input.shape(), &[input], move |inputs, gradient| {
+        Ok(vec![Some(activation_gradient(inputs[0], gradient, activation)?)])
+    })
+}
+
+/// `gradient` times the activation's derivative at `input`.
+fn activation_gradient(input: &Tensor, gradient: &Tensor, activation: Activation) -> Result<Tensor> {
+    let (input, gradient) = (input.contiguous()?, gradient.contiguous()?);
+    let (values, gradients) = (Values::of(&input)?, Values::of(&gradient)?);
+    let mut output = gradients.to_vec();
+    slope_values(&values, activation, &mut output);
+    Tensor::from_vec(output, input.shape(), input.device())
+}
+
+multiversion! {
+    fn slope_values(input: &[f32], activation: Activation, output: &mut [f32]) {
+        let values = output.iter_mut().zip(input);
+        match activation {
+            Activation::Silu => {
+                values.for_each(|(output, value)| *output *= slope::<FUSED>(*value, Activation::Silu));
+            }
+            Activation::GeluTanh => {
+                values.for_each(|(output, value)| *output *= slope::<FUSED>(*value, Activation::GeluTanh));
+            }
+            Activation::None | Activation::Gelu => {}
+        }
+    }
 }
 
 multiversion! {
@@ -289,6 +324,13 @@ mod tests {
             |inputs| gate_residual(&inputs[0], &inputs[1], &inputs[2]).unwrap(),
             |inputs| gate_residual_reference(&inputs[0], &inputs[1], &inputs[2]).unwrap(),
         );
+        for gate in [random(&[2, 12], 2), random(&[1, 12], 2)] {
+            assert_gradients(
+                &[inputs[0].clone(), inputs[2].clone()],
+                |inputs| gate_residual(&inputs[0], &gate, &inputs[1]).unwrap(),
+                |inputs| gate_residual_reference(&inputs[0], &gate, &inputs[1]).unwrap(),
+            );
+        }
         let terms = |inputs: &[Tensor]| linear_combination(&[(0.5, &inputs[0]), (-2.0, &inputs[2])]).unwrap();
         let twin = |inputs: &[Tensor]| ((&inputs[0] * 0.5).unwrap() - (&inputs[2] * 2.0).unwrap()).unwrap();
         let pair = [inputs[0].clone(), inputs[0].clone(), inputs[2].clone()];
@@ -296,7 +338,7 @@ mod tests {
         assert_gradients(&pair, |inputs| with_all(&terms, inputs), |inputs| with_all(&twin, inputs));
         for activation in ALL {
             assert_gradients(
-                &inputs[..1],
+                &[(&inputs[0] * 3.0).unwrap()],
                 |inputs| activate(&inputs[0], activation).unwrap(),
                 |inputs| activation.reference(&inputs[0]).unwrap(),
             );

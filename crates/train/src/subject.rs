@@ -75,6 +75,9 @@ fn unwrapped(error: refrain_samplers::Error) -> TrainError {
     }
 }
 
+/// The model's output for the latents of each trial.
+pub type EvaluateAll<'a> = dyn FnMut(&[Tensor], &StepInfo) -> Result<Vec<Tensor>, TrainError> + 'a;
+
 /// As [`roll_out`], for several trials side by side: `evaluate` gets the latents of each and gives the model's output for
 /// each. Returns the final latents of each.
 ///
@@ -83,7 +86,7 @@ fn unwrapped(error: refrain_samplers::Error) -> TrainError {
 pub fn roll_out_together(
     schedule: &Schedule,
     trials: &[Trial<'_>],
-    evaluate: &mut dyn FnMut(&[Tensor], &StepInfo) -> Result<Vec<Tensor>, TrainError>,
+    evaluate: &mut EvaluateAll<'_>,
 ) -> Result<Vec<Tensor>, TrainError> {
     let rows = trials.iter().map(|trial| trial.latents.dim(0)).collect::<Result<Vec<_>, _>>()?;
     let latents: Vec<&Tensor> = trials.iter().map(|trial| &trial.latents).collect();

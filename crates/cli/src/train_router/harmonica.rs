@@ -86,6 +86,7 @@ fn settings(options: &TrainRouterOptions) -> anyhow::Result<Settings> {
         order: usize::from(options.forecast.unwrap_or(DEFAULT_ORDER)),
         refresh: options.refresh,
         learning_rate: options.learning_rate,
+        recompute: options.recompute,
     })
 }
 

@@ -70,6 +70,9 @@ pub(crate) struct TrainRouterOptions {
     /// Step size of the optimiser
     #[arg(long, value_name = "X", default_value_t = 0.2, help_heading = "Method harmonica")]
     pub(crate) learning_rate: f64,
+    /// Compute each block again for its gradient: the memory of one block instead of all, for a quarter more time
+    #[arg(long, help_heading = "Method harmonica")]
+    pub(crate) recompute: bool,
     /// Seed of the first scores
     #[arg(short, long, value_name = "N", default_value_t = 0, help_heading = "Method harmonica")]
     pub(crate) seed: u64,

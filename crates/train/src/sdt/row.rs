@@ -1,7 +1,9 @@
 //! The trainable values of one step as tensors, and their gradients.
 
+use std::{collections::HashMap, sync::Arc};
+
 use candle_core::{Tensor, Var, backprop::GradStore};
-use refrain_cache::Site;
+use refrain_cache::{MixWeights, Site};
 
 use super::{settings::Hardening, state::State};
 use crate::{
@@ -70,13 +72,23 @@ impl TrainableRow {
         Ok(RowGradient { logits: of(&self.logits)?, scalars })
     }
 
-    /// What each site does, for a pass that nothing is learned from.
-    pub(super) fn without_gradient(self) -> Vec<(Site, Blend)> {
-        let detached = |(site, blend): (Site, Blend)| {
+    /// What each site does, for a pass without a tape.
+    pub(super) fn without_gradient(&self) -> Vec<(Site, Blend)> {
+        let detached = |(site, blend): &(Site, Blend)| {
             let forecasts = blend.forecasts.iter().map(Tensor::detach).collect();
-            (site, Blend { weight: blend.weight.detach(), refresh: blend.refresh, forecasts })
+            (*site, Blend { weight: blend.weight.detach(), refresh: blend.refresh, forecasts })
         };
-        self.blends.into_iter().map(detached).collect()
+        self.blends.iter().map(detached).collect()
+    }
+
+    /// The weights that carry the gradient, for blocks that are computed again.
+    pub(super) fn mix_weights(&self) -> Arc<MixWeights> {
+        let blends: HashMap<Site, Blend> = self.blends.iter().cloned().collect();
+        Arc::new(move |site, remembered| {
+            let blend = blends.get(&site)?;
+            let forecast = remembered.checked_sub(1).and_then(|index| blend.forecasts.get(index).cloned());
+            Some((blend.weight.clone(), forecast))
+        })
     }
 
     /// Gradients of nothing.

@@ -50,6 +50,8 @@ pub struct Settings {
     pub refresh: usize,
     /// Step size of the optimiser.
     pub learning_rate: f64,
+    /// Whether gradients run block by block, each block computed again: the memory of one block instead of all.
+    pub recompute: bool,
 }
 
 impl Default for Settings {
@@ -65,6 +67,7 @@ impl Default for Settings {
             order: 0,
             refresh: 500,
             learning_rate: 0.2,
+            recompute: false,
         }
     }
 }

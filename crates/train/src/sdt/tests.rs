@@ -6,7 +6,7 @@ use refrain_pipeline::{ImageRequest, LoadOptions, ModelSource, Pipeline};
 
 use super::{
     Follow, Hardening, Settings, Training, Watch,
-    row::TrainableRow,
+    row::{RowGradient, TrainableRow},
     settings::Timetable,
     train,
     trajectory::{Graded, Seat},
@@ -74,15 +74,34 @@ fn at_the_fourth_step(subject: &Subject<'_>, training: &Training, look: impl FnO
     look(&mut seat, &trial, &latents);
 }
 
-fn graded(subject: &Subject<'_>, training: &Training, gradient: bool) -> (f64, Option<super::row::RowGradient>) {
-    let mut found = (0.0, None);
+fn graded(subject: &Subject<'_>, training: &Training, settings: &Settings) -> (f64, RowGradient) {
+    let mut found = None;
     at_the_fourth_step(subject, training, |seat, trial, latents| {
         let step = subject.schedule.step(3);
         let row = TrainableRow::new(&training.trunk, 3, (1.0, Hardening::Anneal, true)).unwrap();
-        let graded: Graded = seat.learn(trial, latents, &step, &row, Follow::Student).unwrap();
-        found = (graded.error, gradient.then(|| graded.gradient(&row, 1.0).unwrap()));
+        let graded: Graded = seat.learn(trial, (latents, &step), &row, settings).unwrap();
+        let gradient = seat.gradient(trial, (latents, &step), (&graded, &row), 1.0).unwrap();
+        found = Some((graded.error, gradient));
     });
-    found
+    found.unwrap()
+}
+
+#[test]
+fn gradients_block_by_block_are_those_of_the_whole_tape() {
+    for name in ["pixart-learned-sigma", "dit-learned-sigma"] {
+        with_subject(name, 6, |subject| {
+            let mut training = Training::new(&subject, &settings()).unwrap();
+            training.trunk.router.forecasts.iter_mut().flatten().for_each(|scalar| *scalar = 0.3);
+            let (error, whole) = graded(&subject, &training, &settings());
+            let (again, parts) = graded(&subject, &training, &Settings { recompute: true, ..settings() });
+            assert_eq!(error, again);
+            let largest = whole.logits.iter().chain(&whole.scalars).fold(0f32, |most, slope| most.max(slope.abs()));
+            let pairs = whole.logits.iter().chain(&whole.scalars).zip(parts.logits.iter().chain(&parts.scalars));
+            for (whole, part) in pairs {
+                assert!((whole - part).abs() <= 1e-4 * whole.abs() + 1e-6 * largest, "{name}: {whole} {part}");
+            }
+        });
+    }
 }
 
 #[test]
@@ -92,7 +111,7 @@ fn every_trainable_value_gets_a_finite_gradient_that_is_not_zero() {
             let mut training = Training::new(&subject, &settings()).unwrap();
             // A forecast that holds is a special point; any other will do.
             training.trunk.router.forecasts.iter_mut().flatten().for_each(|scalar| *scalar = 0.3);
-            let gradient = graded(&subject, &training, true).1.unwrap();
+            let gradient = graded(&subject, &training, &settings()).1;
             assert_eq!(gradient.logits.len(), subject.sites.len());
             assert_eq!(gradient.scalars.len(), 3 * subject.sites.len());
             for slope in gradient.logits.iter().chain(&gradient.scalars) {
@@ -103,7 +122,7 @@ fn every_trainable_value_gets_a_finite_gradient_that_is_not_zero() {
                 let error = |by: f32| {
                     let mut moved = training.clone();
                     change(&mut moved, by);
-                    graded(&subject, &moved, false).0
+                    graded(&subject, &moved, &settings()).0
                 };
                 (error(0.05) - error(-0.05)) / 0.1
             };

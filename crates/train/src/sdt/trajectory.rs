@@ -1,7 +1,9 @@
 //! One trajectory: an optimiser step at each denoising step but the first.
 
-use candle_core::Tensor;
-use refrain_cache::{Context, Guard};
+use std::sync::Arc;
+
+use candle_core::{Tensor, Var};
+use refrain_cache::{Context, Guard, Recording};
 use refrain_samplers::StepInfo;
 
 use super::{
@@ -18,12 +20,12 @@ use crate::{
 };
 
 /// Rate of the dual ascent on log β, per trajectory and unit of the share above the budget.
-const DUAL_RATE: f64 = 0.5;
+const DUAL_RATE: f64 = 0.4;
 /// How far the present excess itself moves log β for the trajectory at hand.
 const DUAL_DAMPING: f64 = 4.0;
 /// Trajectories by which the share is extrapolated before it is compared: logits take that long to follow β, and without
 /// looking ahead β winds up until nearly everything reuses.
-const DUAL_LOOK_AHEAD: f64 = 10.0;
+const DUAL_LOOK_AHEAD: f64 = 15.0;
 
 /// The state after one more trajectory.
 ///
@@ -72,11 +74,13 @@ pub(super) fn advance(
     Ok(state)
 }
 
-/// The share above the budget that is on its way, within ± ½.
+/// The share above the budget that is on its way, within ± ½. Hard decisions are what the budget is about, but they answer
+/// late; scores answer at once, but their mean is no decision: half of each.
 fn excess(state: &State, stage: &Stage, shares: &[f64]) -> f64 {
-    let share = score_share(state, stage, shares);
+    let half = |score_share: f64, computed_share: f64| 0.5 * (score_share + computed_share);
+    let share = half(score_share(state, stage, shares), state.router.computed_share(THRESHOLD, shares));
     let before = state.curve.len().checked_sub(2).and_then(|index| state.curve.get(index));
-    let trend = before.map_or(0.0, |before| share - before.score_share);
+    let trend = before.map_or(0.0, |before| share - half(before.score_share, before.computed_share));
     (share + DUAL_LOOK_AHEAD * trend - stage.budget).clamp(-0.5, 0.5)
 }
 
@@ -160,10 +164,10 @@ impl Pass<'_, '_> {
         let bad = TrainError::NonFinite { iteration: state.iteration, step: step.index + 1 };
         let (mut gradient, mut outputs, mut error) = (row.zero(), Vec::new(), 0.0);
         for ((trial, seat), latents) in trials.iter().zip(seats).zip(latents) {
-            let graded = seat.learn(trial, latents, step, &row, self.settings.follow)?;
+            let graded = seat.learn(trial, (latents, step), &row, self.settings)?;
             error += graded.error / trials.len() as f64;
             if self.beta.is_some() {
-                gradient.add(&graded.gradient(&row, lambda / trials.len() as f64)?);
+                gradient.add(&seat.gradient(trial, (latents, step), (&graded, &row), lambda / trials.len() as f64)?);
             }
             outputs.push(graded.output);
         }
@@ -193,15 +197,16 @@ impl Pass<'_, '_> {
 pub(super) struct Graded {
     /// What the trajectory goes on with, without gradient.
     output: Tensor,
-    /// Mean squared error, with gradient.
-    graph: Tensor,
+    teacher: Tensor,
+    /// The student's output with its tape, or what a tape can be made from block by block.
+    student: Answer,
+    /// Mean squared error.
     pub(super) error: f64,
 }
 
-impl Graded {
-    pub(super) fn gradient(&self, row: &TrainableRow, weight: f64) -> Result<RowGradient, TrainError> {
-        row.gradient(&(&self.graph * weight)?.backward()?)
-    }
+enum Answer {
+    Taped(Tensor),
+    Recorded(Arc<Recording>),
 }
 
 impl Seat {
@@ -232,20 +237,77 @@ impl Seat {
     pub(super) fn learn(
         &mut self,
         trial: &Trial<'_>,
-        latents: &Tensor,
-        step: &StepInfo,
+        (latents, step): (&Tensor, &StepInfo),
         row: &TrainableRow,
-        follow: Follow,
+        settings: &Settings,
     ) -> Result<Graded, TrainError> {
-        self.row.set(row.blends.iter().cloned());
+        if settings.recompute {
+            self.row.set(row.without_gradient());
+            self.cx.start_recording();
+        } else {
+            self.row.set(row.blends.iter().cloned());
+        }
         let student = (trial.predict)(&mut self.cx, latents, step)?;
-        let teacher = match follow {
+        let recording = self.cx.take_recording();
+        let teacher = match settings.follow {
             Follow::Student => (trial.predict)(&mut Context::off(), latents, step)?,
             Follow::Teacher => self.compute(trial, latents, step)?,
         };
-        let graph = (&student - &teacher)?.sqr()?.mean_all()?;
-        let error = f64::from(graph.to_scalar::<f32>()?);
-        let output = if follow == Follow::Student { student.detach() } else { teacher };
-        Ok(Graded { output, graph, error })
+        let error = f64::from(squared_error(&student.detach(), &teacher)?.to_scalar::<f32>()?);
+        let output = if settings.follow == Follow::Student { student.detach() } else { teacher.clone() };
+        let student = match recording {
+            Some(recording) => Answer::Recorded(Arc::new(recording)),
+            None => Answer::Taped(student),
+        };
+        Ok(Graded { output, teacher, student, error })
     }
+
+    /// The gradient of the squared error, times a weight.
+    pub(super) fn gradient(
+        &self,
+        trial: &Trial<'_>,
+        (latents, step): (&Tensor, &StepInfo),
+        (graded, row): (&Graded, &TrainableRow),
+        weight: f64,
+    ) -> Result<RowGradient, TrainError> {
+        match &graded.student {
+            Answer::Taped(student) => row.gradient(&(squared_error(student, &graded.teacher)? * weight)?.backward()?),
+            Answer::Recorded(recording) => {
+                let mut again = |cx: &mut Context| (trial.predict)(cx, latents, step);
+                by_block(&mut again, recording, (&graded.teacher, weight), row)
+            }
+        }
+    }
+}
+
+fn squared_error(student: &Tensor, teacher: &Tensor) -> Result<Tensor, TrainError> {
+    Ok((student - teacher)?.sqr()?.mean_all()?)
+}
+
+/// The gradient of a recorded pass: first what follows the blocks, then each block from the last to the first, with the
+/// gradient of its output as the weights of a sum.
+fn by_block(
+    again: &mut dyn FnMut(&mut Context) -> Result<Tensor, TrainError>,
+    recording: &Arc<Recording>,
+    (teacher, weight): (&Tensor, f64),
+    row: &TrainableRow,
+) -> Result<RowGradient, TrainError> {
+    let unfit =
+        || TrainError::Range { what: "stacks of blocks", expected: "one, to recompute block by block", value: 0.0 };
+    let blocks = recording.blocks().ok_or_else(unfit)?;
+    let mut total = row.zero();
+    let mut behind: Option<Tensor> = None;
+    for block in blocks.clone().chain([blocks.end]).rev() {
+        let hidden = Var::from_tensor(recording.hidden(block).ok_or_else(unfit)?)?;
+        let mut cx = Context::replaying(recording.clone(), (block, hidden.as_tensor().clone()), row.mix_weights());
+        let output = again(&mut cx)?;
+        let objective = match (&behind, cx.replayed()) {
+            (Some(slope), Some(output)) => (output * slope)?.sum_all()?,
+            _ => (squared_error(&output, teacher)? * weight)?,
+        };
+        let store = objective.backward()?;
+        total.add(&row.gradient(&store)?);
+        behind = store.get(hidden.as_tensor()).map(Tensor::detach);
+    }
+    Ok(total)
 }
