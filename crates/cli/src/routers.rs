@@ -24,6 +24,8 @@ static PLANS: &[&[u8]] = embedded![
     "dpm++2m-20-0.65",
     "dpm++2m-20-0.5",
     "dpm++2m-20-0.35",
+    "ddim-25-unguided-0.5",
+    "ddim-25-unguided-0.35",
 ];
 
 /// The router for a run that computes most within the budget; where none is so thrifty, the thriftiest.
