@@ -27,7 +27,10 @@
 //! panels ahead gained nothing, even from memory.
 //!
 //! Where the machine has matrix tiles (AMX, `amx`), `bf16` and int8 go through them instead: tiles of [`TILED_ROWS`] rows
-//! by [`TILE_COLUMNS`] columns from the same panels, about five times the rate of the vector kernels.
+//! by [`TILE_COLUMNS`] columns from the same panels. On a 2-core Xeon (2026-11-24, `benches/peers/results/products-amx.md`)
+//! they reach 1.4 to 2.3 TFLOP/s where the vector kernels' multipliers end at 0.25. oneDNN's own tiles are ahead there on
+//! most large layers (0.4 to 0.85 of its rate, behind it most where rows are many and the depth is short: reading and
+//! writing `f32` where it has `bf16` takes longer than the product), and behind on small ones.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
