@@ -25,6 +25,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         &[
             "refrain-morph",
             "refrain-train",
+            "refrain-stream",
             "refrain-pipeline",
             "refrain-models",
             "refrain-samplers",

@@ -12,6 +12,7 @@
 //! | `plans` | schedules of other projects |
 //! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
+//! | `streaming` | clips and pipes in another style |
 //! | `inspection` | `inspect` |
 //! | `benching` | `bench cache` |
 
@@ -29,4 +30,5 @@ mod plans;
 mod records;
 mod refusals;
 mod routers;
+mod streaming;
 mod support;

@@ -10,11 +10,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench_cache::BenchCacheOptions;
 use crate::bench_morph::BenchMorphOptions;
+use crate::bench_stream::BenchStreamOptions;
 use crate::eval_morph::EvalMorphOptions;
 use crate::events::Verbosity;
 use crate::gen_image::options::GenImageCall;
 use crate::morph::MorphCall;
 use crate::plan::PlanVerb;
+use crate::stream::options::StreamCallOptions;
 use crate::train_router::TrainRouterOptions;
 
 /// Feature-cache accelerator for diffusion image and video generation: pictures sooner, and an honest account of what
@@ -72,6 +74,9 @@ pub(crate) enum Verb {
     /// Make the frames between pictures
     #[command(allow_negative_numbers = true, after_long_help = policies_help())]
     Morph(Box<MorphCall>),
+    /// Restyle a clip or a live pipe, frame by frame as it comes
+    #[command(after_long_help = stream_help())]
+    Stream(Box<StreamCallOptions>),
     /// Read how a picture was made from its metadata
     Info(InfoOptions),
     /// Look into a model (parts, parameters, operations) or into a plan (steps x sites)
@@ -116,6 +121,8 @@ pub(crate) enum BenchVerb {
     Cache(Box<BenchCacheOptions>),
     /// What injection, captions and anchors add to morphs over many pairs of pictures
     Morph(Box<BenchMorphOptions>),
+    /// Restyled clips: speed, harm, and fidelity to the exact styles
+    Stream(Box<BenchStreamOptions>),
 }
 
 /// What can be judged.
@@ -167,4 +174,14 @@ pub(crate) struct InspectOptions {
 /// The policies with their options, for `--help`.
 fn policies_help() -> String {
     format!("Cache policies and their options [defaults]:\n\n{}", refrain_cache::policies::help())
+}
+
+/// Calls of `stream` to start from, and the policies with their options.
+fn stream_help() -> String {
+    let calls = [
+        "refrain stream --input clip.gif --output sketch.gif -p \"pencil sketch\"",
+        "ffmpeg -i clip.mp4 -f yuv4mpegpipe - | refrain stream --input - --no-drop --output - -p blueprint | ffplay -",
+        "ffmpeg -f v4l2 -i /dev/video0 -f yuv4mpegpipe - | refrain stream --input - --output - -p sepia | ffplay -",
+    ];
+    format!("Start here:\n  {}\n\n{}", calls.join("\n  "), policies_help())
 }

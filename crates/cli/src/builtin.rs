@@ -13,15 +13,31 @@ use crate::errors::usage;
 pub(crate) const NAME: &str = "builtin";
 
 macro_rules! embedded {
-    ($($path:literal),+ $(,)?) => {
+    ($folder:literal, $($path:literal),+ $(,)?) => {
         &[$(EmbeddedFile {
             path: $path,
-            bytes: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/emoji/", $path)),
+            bytes: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/", $folder, "/", $path)),
         }),+]
     };
 }
 
+/// Restyles the frames of a stream.
+static RESTYLER: &[EmbeddedFile] = embedded![
+    "style-video",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+];
+
 static FILES: &[EmbeddedFile] = embedded![
+    "emoji",
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
@@ -49,8 +65,20 @@ impl NamedModel {
     /// # Errors
     /// A path that is neither a folder nor a file of one piece (exit 2), or a damaged file (exit 1).
     pub(crate) fn find(path: Option<&Path>) -> anyhow::Result<Self> {
+        Self::find_or(path, FILES)
+    }
+
+    /// The restyling model of `-m`; the built-in one without it.
+    ///
+    /// # Errors
+    /// As [`NamedModel::find`].
+    pub(crate) fn find_restyler(path: Option<&Path>) -> anyhow::Result<Self> {
+        Self::find_or(path, RESTYLER)
+    }
+
+    fn find_or(path: Option<&Path>, files: &'static [EmbeddedFile]) -> anyhow::Result<Self> {
         let Some(path) = path.filter(|path| *path != Path::new(NAME)) else {
-            return Ok(Self { source: ModelSource::Embedded(FILES), name: NAME.to_owned() });
+            return Ok(Self { source: ModelSource::Embedded(files), name: NAME.to_owned() });
         };
         let shown = path.display();
         if !path.exists() {

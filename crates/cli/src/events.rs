@@ -58,6 +58,8 @@ pub(crate) enum Event<'a> {
     Bench { round: usize, policy: &'a str, prompt: usize, seed: u64, seconds: f64 },
     /// The table of a bench.
     Table { table: serde_json::Value },
+    /// A stream has ended.
+    Stream { report: &'a crate::stream::StreamReport },
     /// A file other than a picture was written.
     Wrote { what: &'a str, path: &'a str },
     /// Something the user should know although the work goes on.

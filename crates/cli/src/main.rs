@@ -6,6 +6,7 @@
 mod arguments;
 mod bench_cache;
 mod bench_morph;
+mod bench_stream;
 mod builtin;
 mod cache;
 mod completions;
@@ -27,6 +28,7 @@ mod preview;
 mod progress;
 mod projection;
 mod routers;
+mod stream;
 mod train_router;
 
 use std::io::Write as _;
@@ -63,10 +65,12 @@ fn dispatch(line: CommandLine) -> anyhow::Result<()> {
     match line.verb {
         Verb::Gen(GenVerb::Image(call)) => gen_image::run(*call, verbosity),
         Verb::Morph(call) => morph::run(*call, verbosity),
+        Verb::Stream(options) => stream::run(*options, verbosity),
         Verb::Info(options) => info::run(&options),
         Verb::Inspect(options) => inspect::run(&options),
         Verb::Bench(BenchVerb::Cache(options)) => bench_cache::run(*options, verbosity),
         Verb::Bench(BenchVerb::Morph(options)) => bench_morph::run(&options, verbosity),
+        Verb::Bench(BenchVerb::Stream(options)) => bench_stream::run(*options, verbosity),
         Verb::Eval(EvalVerb::Morph(options)) => eval_morph::run(&options, verbosity),
         Verb::Train(TrainVerb::Router(options)) => train_router::run(&options, verbosity),
         Verb::Plan(verb) => plan::run(&verb, verbosity),

@@ -7,6 +7,9 @@
 //! | [`KvPolicy`] | which frames stay, and at which positions in time they are seen |
 //! | [`SlotMap`] | what lies where: owned by the session, plain data, traced in tests |
 //! | [`FewSteps`] | the noise levels that a chunk passes |
+//! | [`NoiseController`] | how much noise a chunk gets, by its motion |
+//! | [`Restyler`] | pictures in, restyled pictures out |
+//! | [`Inbox`] | pictures that wait: all of them, or only the newest |
 //! | [`VideoStream`] | chunks through the levels, as a stream batch or one after the other |
 //!
 //! # Rules
@@ -38,13 +41,19 @@
 //!   Here both directions standardise.
 
 mod error;
+mod inbox;
 mod kv;
 mod noise;
+mod noise_controller;
+mod restyler;
 mod steps;
 mod stream;
 
 pub use error::{Result, StreamError};
+pub use inbox::{Inbox, InboxPolicy, Taken};
 pub use kv::{KvOptions, KvPolicy, KvShape, Residents, RollingKv, RowChunk, SinkRefresh, Slot, SlotMap};
-pub use noise::{ChunkNoise, NoiseSource};
+pub use noise::{ChunkNoise, HeldNoise, NoiseSource};
+pub use noise_controller::{NoiseControl, NoiseController};
+pub use restyler::{RestyleModel, RestyleOptions, Restyled, Restyler};
 pub use steps::{DenoisingStep, FewSteps};
-pub use stream::{Incoming, Mode, Outgoing, StreamOptions, VideoStream};
+pub use stream::{Incoming, Mode, Outgoing, Prediction, StreamOptions, VideoStream};

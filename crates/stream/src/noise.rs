@@ -26,6 +26,38 @@ impl NoiseSource for ChunkNoise {
     }
 }
 
+/// The same noise for every chunk, another for every step (StreamDiffusion, arXiv 2312.12491): what changes from frame to
+/// frame is then the picture alone, which keeps a still one still and makes features comparable over time.
+#[derive(Debug, Clone)]
+pub struct HeldNoise {
+    seed: u64,
+    drawn: Vec<Option<Tensor>>,
+}
+
+impl HeldNoise {
+    /// Noise of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, drawn: Vec::new() }
+    }
+}
+
+impl NoiseSource for HeldNoise {
+    fn noise(&mut self, _: u64, step: usize, shape: &[usize]) -> refrain_samplers::Result<Tensor> {
+        if self.drawn.len() <= step {
+            self.drawn.resize(step + 1, None);
+        }
+        match self.drawn.get(step) {
+            Some(Some(known)) if known.dims() == shape => return Ok(known.clone()),
+            _ => {}
+        }
+        let fresh = ChunkNoise { seed: self.seed }.noise(0, step, shape)?;
+        if let Some(slot) = self.drawn.get_mut(step) {
+            *slot = Some(fresh.clone());
+        }
+        Ok(fresh)
+    }
+}
+
 /// The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): neighbouring numbers to unrelated ones.
 fn mixed(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -26,6 +26,16 @@ pub enum Mode {
     Sequential,
 }
 
+/// What the model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prediction {
+    /// Noise minus clean latents, as Wan does.
+    #[default]
+    Velocity,
+    /// The clean latents themselves.
+    Sample,
+}
+
 /// How a stream is set up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamOptions {
@@ -33,6 +43,8 @@ pub struct StreamOptions {
     pub kv: KvOptions,
     /// Noise levels.
     pub steps: FewSteps,
+    /// What the model predicts.
+    pub prediction: Prediction,
     /// Rows of one forward, or forwards after each other.
     pub mode: Mode,
     /// Gives all rows the keys and values of the first chunk's last step, as StreamDiffusionV2 does.
@@ -242,13 +254,16 @@ impl<'a> VideoStream<'a> {
         rows: &mut Vec<Flying>,
         (text, noise): (&WanText, &mut dyn NoiseSource),
     ) -> Result<Option<Outgoing>> {
-        let velocity = self.forward(cx, rows, text)?;
+        let predicted = self.forward(cx, rows, text)?;
         let steps = self.options.steps.steps();
         let mut done = None;
         let mut kept = Vec::with_capacity(rows.len());
         for (index, mut row) in rows.drain(..).enumerate() {
-            let velocity = velocity.narrow(0, index, 1)?;
-            let clean = linear_combination(&[(1.0, &row.latents), (-row.level.sigma, &velocity)])?;
+            let predicted = predicted.narrow(0, index, 1)?;
+            let clean = match self.options.prediction {
+                Prediction::Velocity => linear_combination(&[(1.0, &row.latents), (-row.level.sigma, &predicted)])?,
+                Prediction::Sample => predicted.contiguous()?,
+            };
             if !health(&clean)?.finite {
                 return Err(StreamError::NotFinite { chunk: row.chunk, step: row.step });
             }

@@ -19,6 +19,7 @@ fn options(steps: usize, mode: Mode, policy: KvPolicy) -> Made<StreamOptions> {
         kv: KvOptions { length: 4, sinks: 1, policy },
         steps: FewSteps::video_to_video(steps)?,
         mode,
+        prediction: refrain_stream::Prediction::Velocity,
         copy_first_chunk: false,
         clean_pass: false,
     })

@@ -1,0 +1,177 @@
+//! `stream`: clips and pipes in another style; broken input, closed pipes.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use crate::support::{Folder, pixels};
+
+const SIDE: usize = 32;
+
+/// A y4m clip of moving stripes.
+fn clip(width: usize, height: usize, frames: usize) -> Vec<u8> {
+    let mut bytes = format!("YUV4MPEG2 W{width} H{height} F20:1 Ip C444\n").into_bytes();
+    for frame in 0..frames {
+        bytes.extend(b"FRAME\n");
+        bytes.extend((0..width * height).map(|at| if ((at % width + frame) / 4).is_multiple_of(2) { 60 } else { 200 }));
+        bytes.extend(std::iter::repeat_n(128, 2 * width * height));
+    }
+    bytes
+}
+
+/// Frames of a y4m stream.
+fn count_frames(y4m: &[u8]) -> usize {
+    y4m.windows(6).filter(|window| window == b"FRAME\n").count()
+}
+
+/// A call on small pictures; flags of the caller come after.
+fn line<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let mut line = vec!["stream", "-W", "32", "-H", "32", "-p", "pencil sketch"];
+    line.extend(arguments);
+    line
+}
+
+#[test]
+fn a_clip_is_answered_frame_by_frame() {
+    let folder = Folder::new();
+    folder.write("in.y4m", clip(SIDE, SIDE, 4));
+    for output in ["out.y4m", "out.gif", "out.png", "frames"] {
+        let made = folder.run(&line(&["-i", "in.y4m", "-o", output])).succeeded();
+        assert!(made.stderr.contains("4 frames in") && made.stderr.contains("p99"), "{}", made.stderr);
+    }
+    assert_eq!(count_frames(&folder.read("out.y4m")), 4);
+    assert!(folder.read("out.y4m").starts_with(b"YUV4MPEG2 W32 H32 F20:1 "));
+    assert_eq!(folder.names(), ["frames", "in.y4m", "out.gif", "out.png", "out.y4m"]);
+    // What was written can be read again, and the lossless ones agree.
+    folder.run(&line(&["-i", "out.gif", "-o", "again.gif"])).succeeded();
+    assert_eq!(pixels(&folder.read("frames/frame-000001.png")), pixels(&folder.read("out.png")));
+}
+
+#[test]
+fn the_same_call_gives_the_same_frames_whatever_the_threads() {
+    let folder = Folder::new();
+    folder.write("in.y4m", clip(SIDE, SIDE, 4));
+    let made = |arguments: &[&str]| {
+        let mut all = vec!["-i", "in.y4m", "-o", "-"];
+        all.extend(arguments);
+        folder.run(&line(&all)).succeeded().stdout
+    };
+    let reference = made(&[]);
+    assert_eq!(count_frames(&reference), 4);
+    // Not `assert_eq!`, which would print the clips.
+    assert!(made(&["-t", "1"]) == reference);
+    // Rows of one batch, or one after the other: the same frames, as long as no chunk's noise depends on what is in flight.
+    assert!(made(&["--batch"]) == reference);
+    let switched = made(&["--prompt-at", "2:sepia"]);
+    let frame = SIDE * SIDE * 3 / 2 + 6;
+    let header = reference.len() - 4 * frame;
+    assert!(switched[..header + 2 * frame] == reference[..header + 2 * frame]);
+    assert!(switched[header + 2 * frame..] != reference[header + 2 * frame..]);
+}
+
+#[test]
+fn a_still_picture_is_computed_once_under_motion() {
+    let folder = Folder::new();
+    let mut still = clip(SIDE, SIDE, 1);
+    let frame = still[still.len() - SIDE * SIDE * 3 - 6..].to_vec();
+    (0..3).for_each(|_| still.extend(&frame));
+    folder.write("in.y4m", still);
+    let cached = line(&["-i", "in.y4m", "-o", "out.y4m", "--cache", "motion", "--no-noise-control", "--json"]);
+    let report = folder.run(&cached).succeeded().events().pop().unwrap();
+    assert_eq!((&report["event"], &report["report"]["frames"]), (&"stream".into(), &4.into()));
+    assert!(report["report"]["computed_share"].as_f64().unwrap() < 0.5, "{report}");
+}
+
+#[test]
+fn pipes_carry_y4m_and_raw_video() {
+    let folder = Folder::new();
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("refrain"))
+        .args(line(&["-i", "-", "--no-drop", "-o", "-", "--raw-output", "--raw-size", "20x10", "-q"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&[90; 20 * 10 * 3 * 3]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout.len(), SIDE * SIDE * 3 * 3);
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_stream_cleanly() {
+    let folder = Folder::new();
+    folder.write("in.y4m", clip(SIDE, SIDE, 400));
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("refrain"))
+        .args(line(&["-i", folder.path("in.y4m").to_str().unwrap(), "-o", "-", "-q"]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 100]).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn broken_input_is_one_line_and_finished_frames_stay() {
+    let folder = Folder::new();
+    let whole = clip(SIDE, SIDE, 3);
+    folder.write("cut.y4m", &whole[..whole.len() - 10]);
+    let cut = folder.run(&line(&["-i", "cut.y4m", "-o", "out.y4m", "-q"]));
+    assert!(cut.refused(1).contains("frame 3: cut off after"), "{}", cut.stderr);
+    assert_eq!(count_frames(&folder.read("out.y4m")), 2);
+    std::fs::remove_file(folder.path("out.y4m")).unwrap();
+    let headers: [(&[u8], &str); 7] = [
+        (b"", "empty"),
+        (b"YUV4MPEG2 W32 H32 C420p10\n", "more than 8 bits"),
+        (b"YUV4MPEG2 W32 H32 It\n", "interlaced"),
+        (b"YUV4MPEG2 W32\n", "height"),
+        (b"YUV4MPEG2 W32 H32\n", "no frames"),
+        (b"GIF89a", "broken.y4m"),
+        (b"YUV4MPEG2 W32 H3", "cut off"),
+    ];
+    for (bytes, expected) in headers {
+        folder.write("broken.y4m", bytes);
+        let outcome = folder.run(&line(&["-i", "broken.y4m", "-o", "out.y4m", "-q"]));
+        assert!(outcome.refused(1).contains(expected), "{}", outcome.stderr);
+    }
+    assert_eq!(folder.names(), ["broken.y4m", "cut.y4m"]);
+}
+
+#[test]
+fn odd_sizes_and_single_frames_are_in_order() {
+    let folder = Folder::new();
+    for (width, height) in [(33, 17), (1, 1)] {
+        folder.write("in.y4m", clip(width, height, 1));
+        let made = folder.run(&line(&["-i", "in.y4m", "-o", "-"])).succeeded();
+        assert_eq!(count_frames(&made.stdout), 1);
+    }
+}
+
+#[test]
+fn calls_that_make_no_sense() {
+    let folder = Folder::new();
+    folder.write("in.y4m", clip(SIDE, SIDE, 1));
+    for (arguments, expected) in [
+        (&["-o", "out.mp4"][..], "yuv4mpegpipe"),
+        (&["-o", "out.y4m", "--steps", "5"], "--steps"),
+        (&["-o", "out.y4m", "--strength", "0"], "--strength"),
+        (&["-o", "out.y4m", "--prompt-at", "x"], "FRAME:TEXT"),
+        (&["-o", "out.y4m", "--raw-size", "0x3"], "--raw-size"),
+        (&["-o", "out.y4m", "--fps", "0"], "--fps"),
+        (&["-o", "out.y4m", "--kv", "none"], "relative"),
+        (&["-o", "out.y4m", "--window", "2", "--sinks", "2"], "sinks"),
+        (&["-o", "out.y4m", "--cache", "teacache"], "motion"),
+        (&["-o", "out.y4m", "-m", "nowhere"], "no such folder"),
+        (&["-o", "-", "--json"], "--json"),
+    ] {
+        let mut all = vec!["stream", "-i", "in.y4m", "-p", "sepia"];
+        all.extend(arguments);
+        let outcome = folder.run(&all);
+        assert!(outcome.refused(2).contains(expected), "{}", outcome.stderr);
+    }
+    assert_eq!(folder.names(), ["in.y4m"]);
+}
