@@ -1,5 +1,5 @@
-//! The routers inside the binary: plans learned for the built-in model, found by what they were trained for and by their
-//! budget. Their card is `weights/emoji/routers/README.md`.
+//! The routers inside the binary: plans learned for the project's own models, found by what they were trained for and by
+//! their budget. Their cards lie beside them: `weights/emoji/routers/README.md`, `weights/emoji-unet/routers/README.md`.
 
 use refrain_cache::{Plan, PlanHeader, Planned, RunHeader, Site};
 
@@ -9,23 +9,26 @@ pub(crate) const AUTO_BUDGET: f64 = 0.5;
 macro_rules! embedded {
     ($($name:literal),+ $(,)?) => {
         &[$(include_bytes!(concat!(
-            env!("CARGO_MANIFEST_DIR"), "/weights/emoji/routers/", $name, ".plan.safetensors"
+            env!("CARGO_MANIFEST_DIR"), "/weights/", $name, ".plan.safetensors"
         ))),+]
     };
 }
 
 static PLANS: &[&[u8]] = embedded![
-    "ddim-10-0.8",
-    "ddim-10-0.6",
-    "ddim-20-0.65",
-    "ddim-20-0.5",
-    "ddim-20-0.35",
-    "ddim-20-0.25",
-    "dpm++2m-20-0.65",
-    "dpm++2m-20-0.5",
-    "dpm++2m-20-0.35",
-    "ddim-25-unguided-0.5",
-    "ddim-25-unguided-0.35",
+    "emoji/routers/ddim-10-0.8",
+    "emoji/routers/ddim-10-0.6",
+    "emoji/routers/ddim-20-0.65",
+    "emoji/routers/ddim-20-0.5",
+    "emoji/routers/ddim-20-0.35",
+    "emoji/routers/ddim-20-0.25",
+    "emoji/routers/dpm++2m-20-0.65",
+    "emoji/routers/dpm++2m-20-0.5",
+    "emoji/routers/dpm++2m-20-0.35",
+    "emoji/routers/ddim-25-unguided-0.5",
+    "emoji/routers/ddim-25-unguided-0.35",
+    "emoji-unet/routers/ddim-20-0.65",
+    "emoji-unet/routers/ddim-20-0.5",
+    "emoji-unet/routers/ddim-20-0.35",
 ];
 
 /// The router for a run that computes most within the budget; where none is so thrifty, the thriftiest.
@@ -69,7 +72,7 @@ pub(crate) fn known() -> String {
             runs.push(text);
         }
     }
-    format!("the built-in model with {}", runs.join(", "))
+    format!("the project's own models with {}", runs.join(", "))
 }
 
 #[cfg(test)]
