@@ -118,6 +118,11 @@ pub(crate) fn tiny_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/pipeline/tests/fixtures/pixart-learned-sigma")
 }
 
+/// A tiny class-conditional pipeline.
+pub(crate) fn class_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/pipeline/tests/fixtures/dit-few-classes")
+}
+
 /// `gen image` on the tiny model with these further arguments.
 pub(crate) fn tiny(folder: &Folder, arguments: &[&str]) -> Outcome {
     let model = tiny_model();

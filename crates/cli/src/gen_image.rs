@@ -85,8 +85,10 @@ fn load(work: &Work) -> anyhow::Result<Pipeline> {
 
 /// The settings with everything settled that would differ in another call: prompts read, the seed drawn.
 fn resolved(mut settings: GenImageOptions, work: &Work) -> GenImageOptions {
-    settings.prompt = work.prompts.iter().step_by(settings.batch_count.unwrap_or(1).max(1)).cloned().collect();
-    settings.prompt_file = None;
+    if !work.classes {
+        settings.prompt = work.prompts.iter().step_by(settings.batch_count.unwrap_or(1).max(1)).cloned().collect();
+        settings.prompt_file = None;
+    }
     settings.seed = i64::try_from(work.seed).ok();
     settings.steps = Some(work.steps);
     settings.cfg_scale = Some(work.guidance_scale);

@@ -11,6 +11,7 @@ use safetensors::{
 
 use crate::{
     error::{PipelineError, Result},
+    original_dit::OriginalDit,
     source::{Content, ModelSource},
 };
 
@@ -132,6 +133,26 @@ impl TensorSource for Checkpoint {
 
     fn names(&self) -> Vec<String> {
         self.places.keys().cloned().collect()
+    }
+}
+
+/// Opens a DiT: as safetensors, or without these the one `.pt` of the original project in the component's folder.
+pub(crate) fn open_dit(source: &ModelSource, component: &str) -> Result<Weights> {
+    let names = source.list(component);
+    let archives: Vec<&String> = names.iter().filter(|name| name.ends_with(".pt")).collect();
+    let safetensors = names.iter().any(|name| name.contains(".safetensors"));
+    match (source, &archives[..]) {
+        (ModelSource::Folder(folder), [archive]) if !safetensors => {
+            Ok(Weights::new(Arc::new(OriginalDit::open(folder.join(component).join(archive))?)))
+        }
+        (_, [_, other, ..]) if !safetensors => Err(PipelineError::Io {
+            file: source.label(&format!("{component}/{other}")),
+            source: std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                "a second .pt file beside another: keep the one that is meant",
+            ),
+        }),
+        _ => open_weights(source, component),
     }
 }
 

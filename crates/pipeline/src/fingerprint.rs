@@ -20,7 +20,8 @@ pub(crate) fn fingerprint(source: &ModelSource) -> Result<String> {
     let mut whole = Sha256::new();
     for component in COMPONENTS {
         for name in source.list(component) {
-            if !CONFIGURATIONS.contains(&name.as_str()) && !name.ends_with(".safetensors") {
+            let tensors = name.ends_with(".safetensors") || name.ends_with(".pt");
+            if !CONFIGURATIONS.contains(&name.as_str()) && !tensors {
                 continue;
             }
             let path = format!("{component}/{name}");

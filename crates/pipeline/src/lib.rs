@@ -19,6 +19,7 @@ mod error;
 mod fingerprint;
 mod generate;
 mod index;
+mod original_dit;
 mod pipeline;
 mod request;
 mod restyle;

@@ -15,7 +15,7 @@ use refrain_samplers::{Sampler, Schedule, SchedulerConfig};
 
 use crate::{
     autoencoder::Autoencoder,
-    checkpoint::open_weights,
+    checkpoint::{open_dit, open_weights},
     classes::ClassNames,
     error::{PipelineError, Result},
     fingerprint::fingerprint,
@@ -275,11 +275,15 @@ impl Pipeline {
                 Ok(Conditions::Text(model.prepare_text(&states)?))
             }
             Family::Dit { model, classes } => {
-                let label = request.class_label.ok_or_else(|| PipelineError::Request {
-                    what: "class",
-                    problem: format!("is missing, this model wants one of its {} classes", classes.count()),
-                })?;
-                let labels = [model.config().null_class(), classes.check(label)?];
+                let label = match request.class_label {
+                    Some(label) => classes.check(label)?,
+                    None if !request.prompt.trim().is_empty() => classes.find(&request.prompt)?,
+                    None => {
+                        let problem = format!("is missing, this model wants one of its {} classes", classes.count());
+                        return Err(PipelineError::Request { what: "class", problem });
+                    }
+                };
+                let labels = [model.config().null_class(), label];
                 let labels = if request.is_guided() { &labels[..] } else { &labels[1..] };
                 Ok(Conditions::Classes(labels.to_vec()))
             }
@@ -373,7 +377,7 @@ fn load_family(source: &ModelSource, index: &ModelIndex, precision: Precision) -
         PipelineClass::Dit => {
             index.component("transformer", &["DiTTransformer2DModel", "Transformer2DModel"])?;
             let config = DitConfig::from_json(&config("transformer")?)?;
-            let model = Dit::load(&open_weights(source, "transformer")?, &config, precision)?;
+            let model = Dit::load(&open_dit(source, "transformer")?, &config, precision)?;
             Ok(Family::Dit { classes: ClassNames::read(index, config.classes), model })
         }
     }

@@ -37,7 +37,7 @@ pub struct InitialPicture {
 /// One picture. A batch is a loop over requests: so a picture never depends on its neighbours.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
-    /// The text; of no meaning to class-conditional models.
+    /// The text; for class-conditional models without a `class_label`, the name or number of a class.
     pub prompt: String,
     /// What guidance leads away from.
     pub negative_prompt: String,

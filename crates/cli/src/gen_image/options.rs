@@ -41,6 +41,10 @@ pub(crate) struct GenImageOptions {
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Prompt")]
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::config::one_or_many")]
     pub(crate) prompt: Vec<String>,
+    /// What to draw, for class-conditional models: number or name of a class; several, joined by commas, are one batch
+    #[arg(long, value_name = "CLASS[,…]", value_delimiter = ',', conflicts_with_all = ["prompt", "prompt_file"], help_heading = "Prompt")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "crate::config::one_or_many")]
+    pub(crate) class: Vec<String>,
     /// Read prompts from a file, one a line (`#` starts a comment line)
     #[arg(long, value_name = "FILE", help_heading = "Prompt")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -116,7 +116,22 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Finds all classes before the first picture is made.
+    fn check_classes(&self) -> anyhow::Result<()> {
+        match self.pipeline.classes() {
+            Some(classes) => {
+                self.work.prompts.iter().try_for_each(|name| classes.find(name).map(drop).map_err(of_the_call))
+            }
+            None if self.work.classes => Err(usage(format!(
+                "--class: the model {} draws what a text says: give it with -p",
+                self.work.model.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn announce(&mut self) -> anyhow::Result<()> {
+        self.check_classes()?;
         let request = self.request(0);
         let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
         self.check_memory(&request)?;

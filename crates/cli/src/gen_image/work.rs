@@ -42,8 +42,10 @@ pub(crate) struct Work {
     pub(crate) expected_init: Option<String>,
     /// Arithmetic of the weights.
     pub(crate) precision: Precision,
-    /// One entry per picture.
+    /// One entry per picture; of class-conditional models the class.
     pub(crate) prompts: Vec<String>,
+    /// Whether they were given as classes.
+    pub(crate) classes: bool,
     /// Empty without one.
     pub(crate) negative_prompt: String,
     /// Seed of the first picture.
@@ -104,9 +106,10 @@ pub(crate) fn settle(
 
 /// Flags over other settings; what replaces a setting also replaces the settings that belong to it.
 fn overlay(mut below: GenImageOptions, above: &GenImageOptions) -> anyhow::Result<GenImageOptions> {
-    if !above.prompt.is_empty() || above.prompt_file.is_some() {
+    if !above.prompt.is_empty() || above.prompt_file.is_some() || !above.class.is_empty() {
         below.prompt.clear();
         below.prompt_file = None;
+        below.class.clear();
     }
     if above.cache.is_some() {
         below.cache_option.clear();
@@ -166,6 +169,7 @@ impl Work {
             )?,
             destination: Destination::parse(settings.output.as_deref())?,
             prompts,
+            classes: !settings.class.is_empty(),
             negative_prompt,
         };
         work.check_numbers()?;
@@ -252,7 +256,13 @@ fn batch(settings: &GenImageOptions) -> anyhow::Result<Vec<String>> {
     if repeats == 0 {
         return Err(usage("--batch-count must be at least 1"));
     }
-    let prompts = prompts::collect(&settings.prompt, settings.prompt_file.as_deref())?;
+    let prompts = if settings.class.is_empty() {
+        prompts::collect(&settings.prompt, settings.prompt_file.as_deref())?
+    } else {
+        let classes: Vec<String> = settings.class.iter().map(|class| class.trim().to_owned()).collect();
+        classes.iter().try_for_each(|class| prompts::check("--class", class))?;
+        classes
+    };
     if prompts.len().saturating_mul(repeats) > MOST_PICTURES {
         return Err(usage(format!(
             "{} prompts times --batch-count {repeats} is more than {MOST_PICTURES} pictures",
