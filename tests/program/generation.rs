@@ -176,12 +176,12 @@ fn classes_by_number_and_name_are_one_batch() {
     let model = class_model();
     let base = ["gen", "image", "-m", model.to_str().unwrap(), "--steps", "3", "-s", "4"];
     folder.run(&[&base[..], &["--class", "3,Golden Retriever", "-o", "d-%d.png"]].concat()).succeeded();
-    let (number, name) = (folder.read("d-0.png"), folder.read("d-1.png"));
+    let (number, name) = (folder.read("d-1.png"), folder.read("d-2.png"));
     // The fixture calls class 3 a golden retriever; the second picture has the next seed.
-    folder.run(&[&base[..6], &["--steps", "3", "-s", "5", "--class", "3", "-o", "e.png"]].concat()).succeeded();
+    folder.run(&[&base[..4], &["--steps", "3", "-s", "5", "--class", "3", "-o", "e.png"]].concat()).succeeded();
     assert_eq!(pixels(&name), pixels(&folder.read("e.png")));
     assert_ne!(pixels(&number), pixels(&name));
-    folder.run(&["gen", "image", "-m", base[3], "--from", "d-1.png", "-o", "again.png"]).succeeded();
+    folder.run(&["gen", "image", "-m", base[3], "--from", "d-2.png", "-o", "again.png"]).succeeded();
     assert_eq!(name, folder.read("again.png"));
     for (class, words) in [("9", "beyond"), ("retriever", "did you mean golden retriever"), ("3,", "--class is empty")]
     {

@@ -58,7 +58,7 @@ fn training_refuses_before_it_works() {
         (&["--budget", "1.5"], "--budget"),
         (&["--budgets", "0.5,0.6", "-o", "one.plan.safetensors"], "{budget}"),
         (&["--proxy", "telescope", "--method", "harmonica"], "telescoping"),
-        (&["--forecast", "3"], "forecast"),
+        (&["--forecast", "4"], "forecast"),
         (&["--steps", "0"], "steps"),
     ] {
         let line = [&["train", "router", "-p", "x"][..], arguments].concat();

@@ -21,6 +21,8 @@ static PLANS: &[&[u8]] = embedded![
     "emoji/routers/ddim-20-0.5",
     "emoji/routers/ddim-20-0.35",
     "emoji/routers/ddim-20-0.25",
+    "emoji/routers/ddim-50-0.33",
+    "emoji/routers/ddim-50-0.2",
     "emoji/routers/dpm++2m-20-0.65",
     "emoji/routers/dpm++2m-20-0.5",
     "emoji/routers/dpm++2m-20-0.35",

@@ -47,7 +47,7 @@ pub struct Router {
     pub logits: Vec<Vec<f32>>,
     /// Order of the forecast of a reused entry: 0 reuses the last computed value as it is.
     pub order: usize,
-    /// `[step][site × parameters]`, see [`forecast`](crate::forecast); empty rows for order 0.
+    /// `[step][site × parameters]`, see [`crate::forecast`]; empty rows for order 0.
     pub forecasts: Vec<Vec<f32>>,
 }
 
