@@ -12,8 +12,24 @@ use crate::errors::usage;
 /// Name of the built-in model on the command line and in metadata.
 pub(crate) const NAME: &str = "builtin";
 
+/// The files of a folder below `weights/`, all of which hold the same ones.
 macro_rules! embedded {
-    ($folder:literal, $($path:literal),+ $(,)?) => {
+    ($folder:literal) => {
+        embedded!(
+            $folder,
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            "tokenizer/tokenizer.json",
+            "tokenizer/tokenizer_config.json",
+            "transformer/config.json",
+            "transformer/diffusion_pytorch_model.safetensors",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors"
+        )
+    };
+    ($folder:literal, $($path:literal),+) => {
         &[$(EmbeddedFile {
             path: $path,
             bytes: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/", $folder, "/", $path)),
@@ -22,33 +38,9 @@ macro_rules! embedded {
 }
 
 /// Restyles the frames of a stream.
-static RESTYLER: &[EmbeddedFile] = embedded![
-    "style-video",
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-];
+static RESTYLER: &[EmbeddedFile] = embedded!("style-video");
 
-static FILES: &[EmbeddedFile] = embedded![
-    "emoji",
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-];
+static FILES: &[EmbeddedFile] = embedded!("emoji");
 
 /// A model with the name that metadata knows it by.
 #[derive(Debug, Clone)]

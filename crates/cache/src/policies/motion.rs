@@ -12,7 +12,7 @@
 //! | up to `spike` | the blocks of one phase out of `n`, in turn; the parts of the others are reused |
 //! | more, or `refresh` frames since all was computed | everything |
 //!
-//! A new prompt and a refreshed sink begin a new run of the context, which computes everything.
+//! A new prompt begins a new run of the context, which computes everything.
 
 use std::collections::HashMap;
 use std::sync::Arc;
