@@ -215,7 +215,7 @@ fn bad_pictures_and_places_are_one_line() {
         (&["a.png", "b.png", "--frames", "1"][..], "--frames"),
         (&["a.png", "b.png", "--frames", "241"], "at most 240"),
         (&["a.png", "b.png", "c.png", "--seconds", "1", "2", "3"], "--seconds"),
-        (&["a.png", "b.png", "-o", "clip.mp4"], "clip.mp4"),
+        (&["a.png", "b.png", "-o", "clip.mpg"], "clip.mpg"),
         (&["a.png", "b.png", "-o", "a.png/out"], "a.png"),
         (&["a.png", "b.png", "--inject", "2"], "injection weight"),
         (&["a.png", "b.png", "--inject-schedule", "none.json"], "none.json"),
