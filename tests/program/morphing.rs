@@ -337,3 +337,16 @@ fn a_captioner_is_any_program_that_prints_a_line() {
     assert!(outcome.stderr.contains("a picture of a.png"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("captioner"), "{}", outcome.stderr);
 }
+
+#[cfg(feature = "ffmpeg")]
+#[test]
+fn frames_become_a_film() {
+    let folder = Folder::new();
+    pictures(&folder);
+    for name in ["out.mp4", "out.webm"] {
+        morph(&folder, &["a.png", "b.png", "-o", name]).succeeded();
+        let mut source = refrain_media::sequence::open_source(&folder.path(name), Default::default()).unwrap();
+        assert_eq!(std::iter::from_fn(|| source.next_frame().unwrap()).count(), 7, "{name}");
+        assert!(source.info().rate.per_second() > 5.0, "{name}");
+    }
+}

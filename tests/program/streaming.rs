@@ -222,6 +222,45 @@ fn frames_of_another_size_end_the_stream() {
     assert_eq!(count_frames(&folder.read("next.y4m")), 1);
 }
 
+/// A router learned on a clip is a plan that streams follow, and that no other run takes.
+#[test]
+fn a_router_is_learned_from_a_clip() {
+    let folder = Folder::new();
+    folder.write("in.y4m", clip(SIDE, SIDE, 6));
+    let train = ["train", "router", "--stream", "in.y4m", "--trials", "1", "--frames", "3", "--moves", "1"];
+    let budgets = ["--steps", "1", "--budgets", "0.7,0.4", "-p", "sepia", "-o", "r-{budget}.plan.safetensors"];
+    let made = folder.run(&[&train[..], &budgets[..]].concat()).succeeded();
+    assert!(made.stderr.contains("wrote r-0.4.plan.safetensors"), "{}", made.stderr);
+    let share = |arguments: &[&str]| {
+        let flags = ["-i", "in.y4m", "-o", "out.y4m", "--steps", "1", "--json"];
+        let report = folder.run(&line(&[&flags[..], arguments].concat())).succeeded().events().pop().unwrap();
+        (report["report"]["computed_share"].as_f64().unwrap(), folder.read("out.y4m"))
+    };
+    let (full, reference) = share(&[]);
+    let (dear, _) = share(&["--cache", "r-0.7.plan.safetensors"]);
+    let (thrifty, frames) = share(&["--cache", "r-0.4.plan.safetensors"]);
+    assert!(full == 1.0 && thrifty < dear && dear < 1.0, "{dear} {thrifty}");
+    assert!(frames != reference && count_frames(&frames) == 6);
+    let inspected = folder.run(&["inspect", "r-0.4.plan.safetensors", "--json"]).succeeded();
+    assert!(inspected.text().contains("\"repeats\""), "{}", inspected.text());
+    folder.run(&["inspect", "r-0.4.plan.safetensors", "-o", "map.png"]).succeeded();
+    let other = folder.run(&line(&["-i", "in.y4m", "-o", "x.y4m", "--cache", "r-0.4.plan.safetensors"]));
+    assert!(other.refused(2).contains("steps is 1 in the plan and 2 here"), "{}", other.stderr);
+    let batch = ["-i", "in.y4m", "-o", "x.y4m", "--steps", "1", "--batch", "--cache", "r-0.4.plan.safetensors"];
+    assert!(folder.run(&line(&batch)).refused(2).contains("stream-batch"));
+    for (arguments, expected) in [
+        (&["--stream", "none.y4m"][..], "none.y4m"),
+        (&["--stream", "in.y4m", "--steps", "5"], "--steps"),
+        (&["--stream", "in.y4m", "--frames", "1"], "--frames"),
+        (&["--stream", "in.y4m", "--method", "harmonica"], "--stream"),
+        (&["--stream", "in.y4m", "--prompt-file", "x"], "--stream"),
+    ] {
+        let outcome = folder.run(&[&["train", "router", "-o", "x.plan.safetensors"], arguments].concat());
+        assert!(outcome.code != 0 && outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
+    assert!(!folder.names().iter().any(|name| name.starts_with('x')), "{:?}", folder.names());
+}
+
 #[cfg(not(feature = "ffmpeg"))]
 #[test]
 fn without_ffmpeg_one_line_says_how_to_get_it() {

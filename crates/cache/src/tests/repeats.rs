@@ -7,10 +7,12 @@ use candle_core::{Device, Tensor};
 use crate::policies::{MotionLimits, follow};
 use crate::{Branch, Coefficients, Context, Guard, Plan, PlanHeader, Planned, RunHeader, Site, Step};
 
-const LEVELS: [Branch; 2] = [Branch::chunk(0), Branch::chunk(1)];
+fn levels() -> [Branch; 2] {
+    [Branch::chunk(0), Branch::chunk(1)]
+}
 
 fn header(limits: MotionLimits) -> PlanHeader {
-    let run = RunHeader { steps: LEVELS.len(), ..RunHeader::default() };
+    let run = RunHeader { steps: levels().len(), ..RunHeader::default() };
     PlanHeader { run, repeats: Some(limits), ..PlanHeader::default() }
 }
 
@@ -32,7 +34,7 @@ impl Stream {
     fn frame(&mut self, brightness: f32) -> ([usize; 2], f32) {
         self.computed.set([0; 2]);
         let mut first = 0.0;
-        for (level, branch) in LEVELS.into_iter().enumerate() {
+        for (level, branch) in levels().into_iter().enumerate() {
             let input = Tensor::new(&[brightness, -2.0 * brightness], &Device::Cpu).unwrap();
             self.cx.set_branch(branch);
             self.cx.begin_step(Step { index: self.evaluations, count: usize::MAX, timestep: 1.0, sigma: 1.0 });
@@ -59,7 +61,7 @@ impl Stream {
 }
 
 fn columns(rows: [[Planned; 4]; 2]) -> Vec<(Site, Vec<Planned>)> {
-    LEVELS.iter().zip(rows).map(|(&level, row)| (Site::attention(0).with_branch(level), row.to_vec())).collect()
+    levels().into_iter().zip(rows).map(|(level, row)| (Site::attention(0).with_branch(level), row.to_vec())).collect()
 }
 
 use Planned::{Compute as C, Reuse as R};
