@@ -226,8 +226,15 @@ fn frames_of_another_size_end_the_stream() {
 #[test]
 fn a_router_is_learned_from_a_clip() {
     let folder = Folder::new();
-    folder.write("in.y4m", clip(SIDE, SIDE, 6));
-    let train = ["train", "router", "--stream", "in.y4m", "--trials", "1", "--frames", "3", "--moves", "1"];
+    // It brightens slowly: neither still nor a spike of motion.
+    let mut slow = clip(SIDE, SIDE, 0);
+    for frame in 0..6u8 {
+        slow.extend(b"FRAME\n");
+        slow.extend((0..SIDE * SIDE).map(|at| 60 + 3 * frame + (at % SIDE) as u8));
+        slow.extend(std::iter::repeat_n(128, 2 * SIDE * SIDE));
+    }
+    folder.write("in.y4m", slow);
+    let train = ["train", "router", "--stream", "in.y4m", "--trials", "1", "--frames", "2", "--moves", "1"];
     let budgets = ["--steps", "1", "--budgets", "0.7,0.4", "-p", "sepia", "-o", "r-{budget}.plan.safetensors"];
     let made = folder.run(&[&train[..], &budgets[..]].concat()).succeeded();
     assert!(made.stderr.contains("wrote r-0.4.plan.safetensors"), "{}", made.stderr);

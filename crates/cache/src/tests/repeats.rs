@@ -94,7 +94,7 @@ fn spikes_still_frames_and_the_refresh_interrupt_them() {
     assert_eq!(stream.counts(1.05), [0, 0], "the second row");
     assert_eq!(stream.counts(2.0), [1, 1], "a spike");
     assert_eq!(stream.counts(2.05), [1, 0], "the first row again");
-    for frame in 2..6 {
+    for frame in 2..7 {
         stream.counts(2.05 + frame as f32 * 0.01);
     }
     assert_eq!(stream.counts(2.2), [1, 1], "the refresh");
