@@ -13,6 +13,7 @@
 //! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
 //! | `streaming` | clips and pipes in another style |
+//! | `videos` | clips from text |
 //! | `inspection` | `inspect` |
 //! | `benching` | `bench cache` |
 
@@ -32,3 +33,4 @@ mod refusals;
 mod routers;
 mod streaming;
 mod support;
+mod videos;

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
-use refrain_cache::policies::{self, PolicySpec, Replay};
+use refrain_cache::policies::{self, PolicySpec};
 use refrain_cache::{CacheError, CheckOptions, Context, Guard, Plan, Policy, RunHeader};
 
 use crate::errors::{usage, usage_because};
@@ -134,9 +134,9 @@ impl CacheChoice {
     pub(crate) fn policy(&self, header: &RunHeader) -> anyhow::Result<Box<dyn Policy>> {
         Ok(match &self.decider {
             Decider::Policy(spec) => spec.policy(),
-            Decider::Plan(plan) => Box::new(Replay::new(plan.clone())),
+            Decider::Plan(plan) => policies::follow(plan.clone()),
             Decider::Router { budget, or_off } => match routers::find(header, *budget) {
-                Some(plan) => Box::new(Replay::new(plan)),
+                Some(plan) => policies::follow(plan),
                 None if *or_off => policies::parse("off").map_err(usage_because)?.policy(),
                 None => {
                     let known = routers::known();

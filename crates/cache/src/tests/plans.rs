@@ -25,7 +25,7 @@ pub(super) fn random_plan(seed: u64, toy: &Toy, steps: usize, branches: &[Branch
         }
     }
     let model_value = if seed.is_multiple_of(2) { ModelValue::Output } else { ModelValue::Residual };
-    let header = PlanHeader { run: header(steps), model_value, provenance: "random".into() };
+    let header = PlanHeader { run: header(steps), model_value, provenance: "random".into(), repeats: None };
     Plan::new(header, steps, &columns).unwrap()
 }
 

@@ -12,7 +12,7 @@ use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline, Progress a
 use super::initial::Initial;
 use super::tensors;
 use super::work::Work;
-use crate::errors::{flatten, interrupted, usage};
+use crate::errors::{flatten, interrupted, of_request, usage};
 use crate::events::{Console, Event};
 use crate::interrupt;
 use crate::machine;
@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
     fn check_memory(&self, request: &ImageRequest) -> anyhow::Result<()> {
         let (height, width) = self.pipeline.default_size();
         let (height, width) = (request.height.unwrap_or(height), request.width.unwrap_or(width));
-        let shape = self.pipeline.latent_shape(height, width, 0).map_err(of_the_call)?;
+        let shape = self.pipeline.latent_shape(height, width, 0).map_err(of_request)?;
         let channels = self.pipeline.autoencoder().config().block_out_channels.iter().copied().enumerate();
         let channels = channels.map(|(level, channels)| (channels >> (2 * level)).max(1)).max().unwrap_or(1);
         let sites = self.pipeline.denoiser().sites(&shape);
@@ -120,7 +120,7 @@ impl<'a> Session<'a> {
     fn check_classes(&self) -> anyhow::Result<()> {
         match self.pipeline.classes() {
             Some(classes) => {
-                self.work.prompts.iter().try_for_each(|name| classes.find(name).map(drop).map_err(of_the_call))
+                self.work.prompts.iter().try_for_each(|name| classes.find(name).map(drop).map_err(of_request))
             }
             None if self.work.classes => Err(usage(format!(
                 "--class: the model {} draws what a text says: give it with -p",
@@ -133,7 +133,7 @@ impl<'a> Session<'a> {
     fn announce(&mut self) -> anyhow::Result<()> {
         self.check_classes()?;
         let request = self.request(0);
-        let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        let header = self.pipeline.run_header(&request).map_err(of_request)?;
         self.check_memory(&request)?;
         // A policy that does not fit is found out before the first picture, not after it.
         self.work.cache.context(&header, self.work.seed, true)?;
@@ -198,7 +198,7 @@ impl<'a> Session<'a> {
         }
         let request = self.request(index);
         let recipe = self.recipe(index)?;
-        let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        let header = self.pipeline.run_header(&request).map_err(of_request)?;
         let watched = self.work.emit_plan.is_some() || self.work.cache_report;
         let mut cache = self.work.cache.context(&header, recipe.seed.unwrap_or(0), watched)?;
         let label = match self.work.count() {
@@ -211,7 +211,7 @@ impl<'a> Session<'a> {
         watcher.failure.take().map_or(Ok(()), Err)?;
         let generated = match generated {
             Err(error) if error.is_stopped() => return Err(self.stopped()),
-            other => other.map_err(of_the_call)?,
+            other => other.map_err(of_request)?,
         };
         progress.finish();
         self.keep(index, recipe, &generated)
@@ -274,7 +274,7 @@ impl<'a> Session<'a> {
         let (width, height) = self.size();
         let sampler = match work.sampler {
             Some(sampler) => sampler,
-            None => self.pipeline.default_sampler().map_err(of_the_call)?,
+            None => self.pipeline.default_sampler().map_err(of_request)?,
         };
         let noise = self.noise.get(index);
         Ok(Recipe {
@@ -477,19 +477,6 @@ impl<'a> Watcher<'a> {
             self.console.event(&Event::Preview { picture: self.picture, step: report.index + 1, path: &path })?;
         }
         Ok(())
-    }
-}
-
-/// Errors about the request are errors of the call; all others are failures of the work.
-fn of_the_call(error: refrain_pipeline::PipelineError) -> anyhow::Error {
-    use refrain_pipeline::PipelineError as E;
-    use refrain_samplers::Error as S;
-    match &error {
-        E::Size { .. } | E::Request { .. } => usage(error.to_string()),
-        E::Sampler(
-            S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. } | S::Strength { .. },
-        ) => usage(error.to_string()),
-        _ => anyhow::Error::new(error),
     }
 }
 
