@@ -432,6 +432,7 @@ impl Live {
             run: self.header.clone(),
             model_value: self.policy.model_value(),
             provenance: self.policy.provenance(),
+            validation: None,
         };
         let columns: Vec<(Site, Vec<Planned>)> =
             self.ledger.records().iter().map(|record| (record.site, record.actions.clone())).collect();

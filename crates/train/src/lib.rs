@@ -7,7 +7,7 @@
 //! | [`sdt`] | a logit per step and site (HarmoniCa, arXiv 2410.01723) | gradients along the student's own trajectory |
 //! | [`steps`] | which whole steps compute, and linear forecasts of the others | least squares, dynamic programming, sampling |
 //!
-//! [`import`] reads the schedules of other projects.
+//! [`import`] reads the schedules of other projects; [`transfer`] moves a router to another number of steps.
 
 mod error;
 pub mod forecast;
@@ -20,5 +20,6 @@ pub mod sdt;
 pub mod steps;
 pub mod student;
 pub mod subject;
+pub mod transfer;
 
 pub use error::TrainError;

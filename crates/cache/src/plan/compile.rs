@@ -42,8 +42,12 @@ impl Plan {
                 decide(policy, guard, &mut columns, place, step);
             }
         }
-        let header =
-            PlanHeader { run: run.clone(), model_value: policy.model_value(), provenance: policy.provenance() };
+        let header = PlanHeader {
+            run: run.clone(),
+            model_value: policy.model_value(),
+            provenance: policy.provenance(),
+            validation: None,
+        };
         let columns: Vec<_> = columns.into_iter().map(|column| (column.site, column.actions)).collect();
         Self::new(header, run.steps, &columns)
     }

@@ -42,6 +42,9 @@ pub(crate) struct TrainRouterOptions {
         help_heading = "Router"
     )]
     pub(crate) output: String,
+    /// Pictures to search with; twice as many more fit the coefficients that are kept
+    #[arg(long, value_name = "N", default_value_t = 24, help_heading = "Method steps")]
+    pub(crate) trials: u64,
     /// Optimiser steps for each budget
     #[arg(long, value_name = "N", default_value_t = 4000, help_heading = "Method harmonica")]
     pub(crate) iterations: usize,
@@ -113,6 +116,9 @@ impl TrainRouterOptions {
             if value == 0 {
                 return Err(usage(format!("{flag} must be at least 1")));
             }
+        }
+        if self.trials == 0 {
+            return Err(usage("--trials must be at least 1"));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return Err(usage(format!("--learning-rate must be above 0, got {}", self.learning_rate)));

@@ -16,7 +16,12 @@ impl StepPlan {
             Some(weights) if *weights == Coefficients::HOLD => Planned::Reuse,
             Some(weights) => Planned::Forecast(*weights),
         });
-        let header = PlanHeader { run: run.clone(), model_value: ModelValue::Output, provenance: provenance.into() };
+        let header = PlanHeader {
+            run: run.clone(),
+            model_value: ModelValue::Output,
+            provenance: provenance.into(),
+            validation: None,
+        };
         Ok(Plan::new(header, self.forecasts.len(), &[(Site::model(), actions.collect())])?)
     }
 }
