@@ -9,9 +9,9 @@
 set -eu
 
 out=${1:-target/ablation}
-iterations=${2:-360}
+iterations=${2:-150}
 budget=${3:-0.6}
-steps=${4:-10}
+steps=${4:-6}
 refrain=${REFRAIN:-target/release/refrain}
 mkdir -p "$out"
 
