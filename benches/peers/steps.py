@@ -35,7 +35,7 @@ def program(arguments, folder, word, steps):
     """Seconds of each step, page faults and the largest resident size of one run of refrain."""
     picture = os.path.join(arguments.scratch, "picture.png")
     command = [arguments.program, "gen", "image", "--json", "-m", folder, "-p", "207", "--seed", "1", "--steps", str(steps), "--dtype", word,
-               "-o", picture]
+               "--cache", "off", "-o", picture]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     events = [json.loads(line) for line in process.stdout]
     _, status, usage = os.wait4(process.pid, 0)
@@ -102,7 +102,8 @@ def builtin(arguments, word):
     pipeline = PixArtAlphaPipeline.from_pretrained("weights/emoji", torch_dtype=TYPES[word])
     pipeline.set_progress_bar_config(disable=True)
     picture = os.path.join(arguments.scratch, "picture.png")
-    command = [arguments.program, "-q", "gen", "image", "-p", PROMPT, "--seed", "1", "--steps", "20", "--cfg-scale", "4", "--dtype", word, "-o", picture]
+    command = [arguments.program, "-q", "gen", "image", "-p", PROMPT, "--seed", "1", "--steps", "20", "--cfg-scale", "4", "--dtype", word,
+               "--cache", "off", "-o", picture]
 
     def theirs_once():
         pipeline(PROMPT, num_inference_steps=20, guidance_scale=4.0, clean_caption=False, use_resolution_binning=False).images[0]

@@ -81,6 +81,8 @@ fn a_plan_for_another_run_is_refused() {
     tiny(&folder, &["--cache", "taylor", "--emit-plan", "p.safetensors", "-o", "x.png"]).succeeded();
     let line = tiny(&folder, &["--cache", "p.safetensors", "--steps", "7", "-o", "y.png"]);
     assert!(line.refused(2).contains("steps is 6 in the plan and 7 here"), "{}", line.stderr);
+    let line = tiny(&folder, &["--cache", "p.safetensors", "--sampling-method", "euler", "-o", "y.png"]);
+    assert!(line.refused(2).contains("sampler is ddim in the plan and euler here"), "{}", line.stderr);
     let line = folder.run(&["gen", "image", "-p", "fox", "--steps", "6", "--cache", "p.safetensors", "-o", "y.png"]);
     assert!(line.refused(2).contains("model"), "{}", line.stderr);
     assert_eq!(folder.names(), ["p.safetensors", "x.png"]);

@@ -6,6 +6,7 @@
 //! | `help` | help, manual, completions, and what a wrong call says |
 //! | `generation` | pictures: batches, threads, outputs, seeds |
 //! | `caching` | policies, plans and reports |
+//! | `auto` | the default cache: which router, what it says, `--from` |
 //! | `initial` | pictures that start from a picture |
 //! | `records` | metadata, `info`, `--from`, settings files, events |
 //! | `morphing` | `morph` |
@@ -20,6 +21,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod architecture;
+mod auto;
 mod benching;
 mod caching;
 mod generation;

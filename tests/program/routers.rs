@@ -125,6 +125,32 @@ fn one_training_gives_a_plan_for_each_budget() {
     assert!(shares[0] > shares[1] && shares[1] > shares[2], "{shares:?}");
 }
 
+/// Bytes that a training of the built-in model held at most, as it says itself.
+fn peak(said: &str) -> f64 {
+    let text = said.split("at most ").nth(1).unwrap();
+    let (number, rest) = text.split_once(' ').unwrap();
+    number.parse::<f64>().unwrap() * if rest.starts_with("GiB") { 1024.0 } else { 1.0 }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn recomputing_blocks_takes_less_memory_and_decides_the_same() {
+    let folder = Folder::new();
+    let trained = |name: &str, more: &[&str]| {
+        let line = ["train", "router", "--method", "harmonica", "-p", "pizza", "--steps", "4", "--iterations", "3"];
+        let rest = ["--proxy", "uniform", "--cost", "flops", "--budget", "0.7", "-o", name];
+        let said = folder.run(&[&line[..], &rest, more].concat()).succeeded().stderr;
+        let plan = folder.run(&["inspect", name, "--json"]).succeeded().text();
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let actions: Vec<_> = plan["sites"].as_array().unwrap().iter().map(|site| site["actions"].clone()).collect();
+        (peak(&said), actions)
+    };
+    let (whole, decided) = trained("whole.plan.safetensors", &[]);
+    let (less, again) = trained("blocks.plan.safetensors", &["--recompute"]);
+    assert_eq!(decided, again);
+    assert!(less < 0.8 * whole, "{less} MiB block by block, {whole} MiB with the whole tape");
+}
+
 #[test]
 fn a_loss_that_is_no_number_is_one_line_and_writes_nothing() {
     let folder = Folder::new();

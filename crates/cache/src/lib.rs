@@ -43,7 +43,7 @@ pub use context::Context;
 pub use error::CacheError;
 pub use guard::Guard;
 pub use inject::{Injection, RowBlend};
-pub use plan::{Plan, PlanHeader, Planned};
+pub use plan::{Plan, PlanHeader, Planned, Validation};
 pub use policy::{Ask, Evidence, History, ModelValue, Observation, Policy};
 pub use recompute::{MixWeights, Recording};
 pub use report::{Group, Percentiles, Report};

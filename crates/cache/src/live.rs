@@ -439,6 +439,7 @@ impl Live {
             model_value: self.policy.model_value(),
             provenance: self.policy.provenance(),
             repeats: None,
+            validation: None,
         };
         let columns: Vec<(Site, Vec<Planned>)> =
             self.ledger.records().iter().map(|record| (record.site, record.actions.clone())).collect();

@@ -68,6 +68,24 @@ pub struct PlanHeader {
     /// For a run without end: the table is one period of frames, repeated within these limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeats: Option<MotionLimits>,
+    /// The harm it does, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+}
+
+/// Harm of a plan on pictures that nobody looked at while it was made: peak signal-to-noise ratios, in decibels, to the
+/// uncached pictures of the same seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validation {
+    /// Pictures compared.
+    pub pictures: usize,
+    /// Half of them are at least this close.
+    pub median: f64,
+    /// All but one in twenty are at least this close.
+    pub fifth_percentile: f64,
+    /// The worst of them.
+    pub worst: f64,
 }
 
 /// A plan: what every site does at every step.
@@ -115,6 +133,11 @@ impl Plan {
     /// What the plan was made for and by.
     pub fn header(&self) -> &PlanHeader {
         &self.header
+    }
+
+    /// The same decisions under another header.
+    pub fn with_header(self, header: PlanHeader) -> Self {
+        Self { header, ..self }
     }
 
     /// Steps, i.e. rows of the table.
@@ -201,9 +224,9 @@ impl Plan {
     }
 
     /// SHA-256, in hexadecimal, of all that decides the output: header and table without the
-    /// provenance. Two policies that take the same decisions have plans of the same hash.
+    /// provenance and the measured harm. Two policies that take the same decisions have plans of the same hash.
     pub fn hash(&self) -> String {
-        let anonymous = PlanHeader { provenance: String::new(), ..self.header.clone() };
+        let anonymous = PlanHeader { provenance: String::new(), validation: None, ..self.header.clone() };
         let mut hasher = Sha256::new();
         // A header of strings and numbers always serialises; were it not to, the table still counts.
         hasher.update(serde_json::to_string(&(&anonymous, &self.sites, self.steps)).unwrap_or_default());

@@ -6,6 +6,8 @@ use std::path::Path;
 use base64::Engine as _;
 use refrain_cache::policies::{self, PolicySpec};
 use refrain_cache::{CacheError, CheckOptions, Context, Guard, Plan, Policy, RunHeader};
+use refrain_pipeline::{ImageRequest, Pipeline};
+use refrain_train::transfer::transfer;
 
 use crate::errors::{usage, usage_because};
 use crate::routers;
@@ -30,11 +32,24 @@ pub(crate) struct CacheChoice {
 enum Decider {
     Policy(PolicySpec),
     Plan(Plan),
-    /// The built-in router of the run; without one, `or_off` computes all.
-    Router {
+    /// A built-in router of the run.
+    Router(Wanted),
+    /// A router that was moved to the run's number of steps.
+    Transferred {
+        plan: Plan,
         budget: f64,
-        or_off: bool,
     },
+}
+
+/// Which built-in router.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wanted {
+    /// The one of a budget; there must be one.
+    Budget(f64),
+    /// The thriftiest without visible harm; without one all is computed.
+    Harmless,
+    /// As `Harmless`; without one, that of the budget for another number of steps.
+    Transfer(f64),
 }
 
 impl CacheChoice {
@@ -52,7 +67,7 @@ impl CacheChoice {
             Decider::Plan(load_plan(Path::new(mode))?)
         } else if let (name @ ("auto" | "router"), inline) = mode.split_once(':').unwrap_or((mode, "")) {
             let options = if inline.is_empty() { &options } else { inline };
-            Decider::Router { budget: router_budget(name, options)?, or_off: name == "auto" }
+            Decider::Router(wanted(name, options)?)
         } else {
             let spec = policies::parse_with_options(mode, &options);
             let also = "auto, router or a plan file would do as well";
@@ -61,7 +76,16 @@ impl CacheChoice {
                 other => usage(format!("--cache {mode}: {other}")),
             })?)
         };
-        Ok(Self { decider, checks: 0, error_budget: DEFAULT_BUDGET, measure_drift: false })
+        Ok(Self::of(decider))
+    }
+
+    fn of(decider: Decider) -> Self {
+        Self { decider, checks: 0, error_budget: DEFAULT_BUDGET, measure_drift: false }
+    }
+
+    /// Replays a plan.
+    pub(crate) fn replay(plan: Plan) -> Self {
+        Self::of(Decider::Plan(plan))
     }
 
     /// Replays a plan that a picture carries.
@@ -77,8 +101,7 @@ impl CacheChoice {
             .take(LARGEST_EMBEDDED_PLAN)
             .read_to_end(&mut bytes)
             .map_err(|error| damaged(error.to_string()))?;
-        let plan = Plan::from_bytes(&bytes).map_err(|error| damaged(error.to_string()))?;
-        Ok(Self { decider: Decider::Plan(plan), checks: 0, error_budget: DEFAULT_BUDGET, measure_drift: false })
+        Ok(Self::replay(Plan::from_bytes(&bytes).map_err(|error| damaged(error.to_string()))?))
     }
 
     /// Recomputes `checks` skipped sites per picture, and gives up skipping beyond the error budget.
@@ -100,6 +123,41 @@ impl CacheChoice {
         self
     }
 
+    /// What `auto` comes to for a run: a router by its budget, one moved from another number of steps, or `off`. Everything
+    /// else stays as it is.
+    ///
+    /// # Errors
+    /// A request that does not fit the model.
+    pub(crate) fn settled(mut self, pipeline: &Pipeline, request: &ImageRequest) -> anyhow::Result<Self> {
+        let Decider::Router(wanted @ (Wanted::Harmless | Wanted::Transfer(_))) = self.decider else { return Ok(self) };
+        let run = pipeline.run_header(request)?;
+        self.decider = match (routers::harmless(&run), wanted) {
+            (Some(plan), _) => Decider::Router(Wanted::Budget(budget_of(&plan))),
+            (None, Wanted::Transfer(budget)) => match moved(pipeline, request, (&run, budget))? {
+                Some(plan) => Decider::Transferred { plan, budget },
+                None => off()?,
+            },
+            (None, _) => off()?,
+        };
+        Ok(self)
+    }
+
+    /// In words, which router decides a run and what is known of its harm; `None` where none does.
+    pub(crate) fn router(&self, run: &RunHeader) -> Option<String> {
+        match &self.decider {
+            Decider::Router(Wanted::Budget(budget)) => Some(routers::described(&routers::find(run, *budget)?)),
+            Decider::Transferred { plan, .. } => {
+                Some(format!("{}; {}", plan.header().provenance, routers::described(plan)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a plan decides, so that equal settings execute equal plans.
+    pub(crate) fn is_planned(&self) -> bool {
+        !matches!(self.decider, Decider::Policy(_))
+    }
+
     /// Whether nothing can be skipped.
     pub(crate) fn is_off(&self) -> bool {
         matches!(&self.decider, Decider::Policy(spec) if spec.is_off())
@@ -110,9 +168,11 @@ impl CacheChoice {
         match &self.decider {
             Decider::Policy(spec) => spec.to_string(),
             Decider::Plan(_) => "plan".to_owned(),
-            Decider::Router { or_off: true, budget } if *budget == routers::AUTO_BUDGET => "auto".to_owned(),
-            Decider::Router { or_off: true, budget } => format!("auto:budget={budget}"),
-            Decider::Router { or_off: false, budget } => format!("router:budget={budget}"),
+            Decider::Router(Wanted::Budget(budget)) => format!("router:budget={budget}"),
+            Decider::Router(Wanted::Harmless) => "auto".to_owned(),
+            Decider::Router(Wanted::Transfer(budget)) | Decider::Transferred { budget, .. } => {
+                format!("auto:transfer+budget={budget}")
+            }
         }
     }
 
@@ -134,16 +194,19 @@ impl CacheChoice {
     pub(crate) fn policy(&self, header: &RunHeader) -> anyhow::Result<Box<dyn Policy>> {
         Ok(match &self.decider {
             Decider::Policy(spec) => spec.policy(),
-            Decider::Plan(plan) => policies::follow(plan.clone()),
-            Decider::Router { budget, or_off } => match routers::find(header, *budget) {
+            Decider::Plan(plan) | Decider::Transferred { plan, .. } => policies::follow(plan.clone()),
+            Decider::Router(Wanted::Budget(budget)) => match routers::find(header, *budget) {
                 Some(plan) => policies::follow(plan),
-                None if *or_off => policies::parse("off").map_err(usage_because)?.policy(),
                 None => {
                     let known = routers::known();
                     return Err(usage(format!(
                         "--cache router: none was trained for this run; there are routers for {known}"
                     )));
                 }
+            },
+            Decider::Router(Wanted::Harmless | Wanted::Transfer(_)) => match routers::harmless(header) {
+                Some(plan) => policies::follow(plan),
+                None => policies::parse("off").map_err(usage_because)?.policy(),
             },
         })
     }
@@ -159,23 +222,57 @@ impl CacheChoice {
         let policy = self.policy(header)?;
         let budget = (self.checks > 0).then_some(self.error_budget as f32);
         // A plan says what it does at every step, the last one included: what it says is what happens.
-        let planned = matches!(&self.decider, Decider::Plan(_) | Decider::Router { .. });
-        let guard = Guard { error_budget: budget, compute_last: !planned, ..Guard::default() };
+        let guard = Guard { error_budget: budget, compute_last: !self.is_planned(), ..Guard::default() };
         let context =
             Context::new(policy, guard, header.clone()).map_err(|error| usage(format!("--cache: {error}")))?;
         Ok(context.with_drift(self.measure_drift).with_check(CheckOptions { count: self.checks, seed }))
     }
 }
 
-/// `budget=SHARE` of a router.
-fn router_budget(mode: &str, options: &str) -> anyhow::Result<f64> {
-    if options.is_empty() {
-        return Ok(routers::AUTO_BUDGET);
+/// `budget=SHARE` of a router, `transfer` of `auto`.
+fn wanted(mode: &str, options: &str) -> anyhow::Result<Wanted> {
+    let (mut transfer, mut budget) = (false, None);
+    for option in options.split([',', '+']).map(str::trim).filter(|option| !option.is_empty()) {
+        let share = option.strip_prefix("budget=").and_then(|text| text.parse::<f64>().ok());
+        match share.filter(|budget| *budget > 0.0 && *budget <= 1.0) {
+            Some(share) => budget = Some(share),
+            None if option == "transfer" && mode == "auto" => transfer = true,
+            None => {
+                let takes = if mode == "auto" { "transfer, and then budget=SHARE" } else { "budget=SHARE" };
+                return Err(usage(format!(
+                    "--cache {mode}: unknown option {option:?}; it takes {takes}, above 0 and at most 1"
+                )));
+            }
+        }
     }
-    let budget = options.strip_prefix("budget=").and_then(|text| text.parse::<f64>().ok());
-    budget.filter(|budget| *budget > 0.0 && *budget <= 1.0).ok_or_else(|| {
-        usage(format!("--cache {mode}: unknown option {options:?}; it takes budget=SHARE, above 0 and at most 1"))
-    })
+    match (mode, transfer, budget) {
+        ("auto", true, budget) => Ok(Wanted::Transfer(budget.unwrap_or(routers::DEFAULT_BUDGET))),
+        ("auto", false, None) => Ok(Wanted::Harmless),
+        ("auto", false, Some(_)) => {
+            Err(usage("--cache auto: the harm decides, not a budget: --cache router:budget=SHARE takes one"))
+        }
+        (_, _, budget) => Ok(Wanted::Budget(budget.unwrap_or(routers::DEFAULT_BUDGET))),
+    }
+}
+
+/// A budget that names the router, short enough to type again.
+fn budget_of(plan: &Plan) -> f64 {
+    (plan.computed_share() * 1e4 - 1e-6).ceil() / 1e4
+}
+
+fn off() -> anyhow::Result<Decider> {
+    Ok(Decider::Policy(policies::parse("off").map_err(usage_because)?))
+}
+
+/// The router of about the budget, from the nearest number of steps.
+fn moved(
+    pipeline: &Pipeline,
+    request: &ImageRequest,
+    (run, budget): (&RunHeader, f64),
+) -> anyhow::Result<Option<Plan>> {
+    let Some(source) = routers::nearest(run, budget) else { return Ok(None) };
+    let from = pipeline.schedule(&ImageRequest { steps: source.steps(), ..request.clone() })?;
+    Ok(transfer(&source, &from, (run, &pipeline.schedule(request)?))?)
 }
 
 fn load_plan(path: &Path) -> anyhow::Result<Plan> {

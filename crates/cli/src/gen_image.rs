@@ -96,6 +96,7 @@ fn resolved(mut settings: GenImageOptions, work: &Work) -> GenImageOptions {
     settings.cfg_scale = Some(work.guidance_scale);
     settings.rng = Some(work.rng.name().to_owned());
     settings.dtype = Some(work.precision.to_string());
+    settings.cache.get_or_insert_with(|| work::DEFAULT_CACHE.to_owned());
     if settings.cache.as_deref() != Some("plan") {
         settings.from = None;
     }

@@ -99,6 +99,13 @@ fn available_memory() -> Option<u64> {
     }
 }
 
+/// The most memory that the process ever held, in bytes; `None` where the system does not say.
+pub(crate) fn peak_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
 /// Does the work on a thread of the pool: a product that begins there need not wake the pool and wait for it, which
 /// saves some microseconds at each of the thousands of products of a picture.
 pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {

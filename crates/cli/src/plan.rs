@@ -1,4 +1,6 @@
-//! `refrain plan import` and `plan export`: schedules of other projects as plans, and back.
+//! `refrain plan import` and `plan export`: schedules of other projects as plans, and back; `plan validate`.
+
+mod validate;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,8 @@ pub(crate) enum PlanVerb {
     Import(ImportOptions),
     /// Write a plan as another project reads it
     Export(ExportOptions),
+    /// Measure a plan's harm on prompts that its making never saw, and write it into the plan: `--cache auto` goes by it
+    Validate(validate::ValidateOptions),
 }
 
 /// `refrain plan import` as typed.
@@ -102,6 +106,7 @@ pub(crate) fn run(verb: &PlanVerb, verbosity: Verbosity) -> anyhow::Result<()> {
     match verb {
         PlanVerb::Import(options) => import(options, &console),
         PlanVerb::Export(options) => export(options, &console),
+        PlanVerb::Validate(options) => validate::run(options, &console),
     }
 }
 

@@ -70,7 +70,8 @@ pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow:
         Method::Harmonica => harmonica::train(options, subject, &outputs, &console),
     }
     .map_err(stopped)?;
-    console.note(&format!("trained in {:.0} s", began.elapsed().as_secs_f64()));
+    let memory = machine::peak_memory().map(|bytes| format!(", at most {} of memory", indicatif::HumanBytes(bytes)));
+    console.note(&format!("trained in {:.0} s{}", began.elapsed().as_secs_f64(), memory.unwrap_or_default()));
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //! | [`steps`] | which whole steps compute, and linear forecasts of the others | least squares, dynamic programming, sampling |
 //! | [`stream`] | how often each part computes while frames go by | measured harm, a knapsack, sampling |
 //!
-//! [`import`] reads the schedules of other projects.
+//! [`import`] reads the schedules of other projects; [`transfer`] moves a router to another number of steps.
 
 mod error;
 pub mod forecast;
@@ -22,5 +22,6 @@ pub mod steps;
 pub mod stream;
 pub mod student;
 pub mod subject;
+pub mod transfer;
 
 pub use error::TrainError;

@@ -47,6 +47,7 @@ impl Plan {
             model_value: policy.model_value(),
             provenance: policy.provenance(),
             repeats: None,
+            validation: None,
         };
         let columns: Vec<_> = columns.into_iter().map(|column| (column.site, column.actions)).collect();
         Self::new(header, run.steps, &columns)

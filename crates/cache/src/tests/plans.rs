@@ -7,7 +7,10 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::toy::{Toy, context, header, numbers, policy, sample};
 use crate::policies::Replay;
-use crate::{Branch, CacheError, Coefficients, Context, Guard, ModelValue, Plan, PlanHeader, Planned, RunHeader, Site};
+use crate::{
+    Branch, CacheError, Coefficients, Context, Guard, ModelValue, Plan, PlanHeader, Planned, RunHeader, Site,
+    Validation,
+};
 
 /// A plan with random actions at all sites of the toy, its model site and a random span.
 pub(super) fn random_plan(seed: u64, toy: &Toy, steps: usize, branches: &[Branch]) -> Plan {
@@ -25,7 +28,7 @@ pub(super) fn random_plan(seed: u64, toy: &Toy, steps: usize, branches: &[Branch
         }
     }
     let model_value = if seed.is_multiple_of(2) { ModelValue::Output } else { ModelValue::Residual };
-    let header = PlanHeader { run: header(steps), model_value, provenance: "random".into(), repeats: None };
+    let header = PlanHeader { run: header(steps), model_value, provenance: "random".into(), ..PlanHeader::default() };
     Plan::new(header, steps, &columns).unwrap()
 }
 
@@ -98,6 +101,10 @@ fn the_hash_follows_what_decides_the_output_and_nothing_else() {
     assert_eq!(rebuilt(plan.header().clone(), &reversed), plan.hash());
     let renamed = PlanHeader { provenance: "someone else".into(), ..plan.header().clone() };
     assert_eq!(rebuilt(renamed, &columns), plan.hash());
+    let validation = Some(Validation { pictures: 64, median: 42.0, fifth_percentile: 38.5, worst: 33.25 });
+    let measured = plan.clone().with_header(PlanHeader { validation, ..plan.header().clone() });
+    assert_eq!(measured.hash(), plan.hash());
+    assert_eq!(Plan::from_bytes(&measured.to_bytes().unwrap()).unwrap(), measured);
     let other = PlanHeader { model_value: ModelValue::Residual, ..plan.header().clone() };
     assert_ne!(rebuilt(other, &columns), plan.hash());
     let mut edited = columns.clone();

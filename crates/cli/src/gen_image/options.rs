@@ -136,8 +136,8 @@ pub(crate) struct GenImageOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) eta: Option<f64>,
 
-    /// Cache policy, `off`, `router` (learned; built in), `auto` (a router where there is one), or a plan file
-    /// [default: off]
+    /// Cache policy, `off`, `router` (learned; built in), `auto` (the fastest router whose harm is proven invisible, else
+    /// off), `auto:transfer` (else one moved from another number of steps), or a plan file [default: auto]
     #[arg(long, value_name = "MODE|FILE", help_heading = "Cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cache: Option<String>,

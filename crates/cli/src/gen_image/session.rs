@@ -1,26 +1,28 @@
 //! Making the pictures of one call, one after the other: each is written as soon as it is done.
 
-use std::cell::Cell;
-use std::ops::ControlFlow;
+mod watcher;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Tensor;
+use refrain_cache::RunHeader;
 use refrain_media::{Format as PictureFormat, encode_picture};
-use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline, Progress as StepProgress};
+use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline};
 
 use super::initial::Initial;
 use super::tensors;
-use super::work::Work;
+use super::work::{NOTHING_TO_CHECK, Work};
+use crate::cache::CacheChoice;
 use crate::errors::{flatten, interrupted, of_request, usage};
 use crate::events::{Console, Event};
 use crate::interrupt;
 use crate::machine;
 use crate::metadata::{PLAN_KEY, Recipe};
 use crate::output::{self, Format};
-use crate::preview::{Previewer, picture_of};
+use crate::preview::picture_of;
 use crate::progress::Progress;
-use crate::routers;
+use watcher::Watcher;
 
 /// Activations of the decoder's widest layer that live at once.
 const LIVE_IN_DECODER: usize = 4;
@@ -36,6 +38,8 @@ pub(crate) struct Session<'a> {
     announcement: Option<String>,
     noise: Vec<Tensor>,
     initial: Option<Initial>,
+    /// When to compute, `auto` settled.
+    cache: CacheChoice,
     done: usize,
     kept_latents: Vec<Tensor>,
     kept_images: Vec<Tensor>,
@@ -69,6 +73,7 @@ impl<'a> Session<'a> {
             announcement: None,
             noise,
             initial,
+            cache: work.cache.clone(),
             done: 0,
             kept_latents: Vec::new(),
             kept_images: Vec::new(),
@@ -135,8 +140,12 @@ impl<'a> Session<'a> {
         let request = self.request(0);
         let header = self.pipeline.run_header(&request).map_err(of_request)?;
         self.check_memory(&request)?;
+        self.cache = self.work.cache.clone().settled(self.pipeline, &request)?;
+        if self.cache.is_off() && self.work.cache_check.is_some() && !self.work.cache_auto {
+            return Err(usage(NOTHING_TO_CHECK));
+        }
         // A policy that does not fit is found out before the first picture, not after it.
-        self.work.cache.context(&header, self.work.seed, true)?;
+        self.cache.context(&header, self.work.seed, true)?;
         let recipe = self.recipe(0)?;
         if let Some(expected) = &self.work.expected_latents
             && recipe.latents_hash.as_ref() != Some(expected)
@@ -158,16 +167,13 @@ impl<'a> Session<'a> {
             recipe.dtype,
             recipe.cache
         );
+        let announcement =
+            [Some(announcement), self.router_note(&header)].into_iter().flatten().collect::<Vec<_>>().join("\n");
         // Where nobody waits for it, it comes with the first picture: a run that fails says one line, its error.
         if self.console.wants_progress() {
             self.console.note(&announcement);
         } else {
             self.announcement = Some(announcement);
-        }
-        if self.work.cache_auto && routers::find(&header, routers::AUTO_BUDGET).is_none() {
-            self.console.note(
-                "cache auto: no router was trained for this model, sampler, steps and guidance, so all is computed",
-            );
         }
         let seconds = self.started.elapsed().as_secs_f64();
         self.console.detail(&format!("loaded in {seconds:.3} s; model {}", recipe.model_hash));
@@ -188,6 +194,16 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Which router decides, or that none does where one was asked for.
+    fn router_note(&self, header: &RunHeader) -> Option<String> {
+        let none =
+            "cache auto: no router was validated for this model, sampler, steps and guidance, so all is computed";
+        match self.cache.router(header) {
+            Some(router) => Some(format!("cache {}: {router}", self.cache.spelling())),
+            None => (self.work.cache_auto && self.cache.is_off()).then(|| none.to_owned()),
+        }
+    }
+
     /// Makes and writes one picture.
     ///
     /// # Errors
@@ -200,7 +216,7 @@ impl<'a> Session<'a> {
         let recipe = self.recipe(index)?;
         let header = self.pipeline.run_header(&request).map_err(of_request)?;
         let watched = self.work.emit_plan.is_some() || self.work.cache_report;
-        let mut cache = self.work.cache.context(&header, recipe.seed.unwrap_or(0), watched)?;
+        let mut cache = self.cache.context(&header, recipe.seed.unwrap_or(0), watched)?;
         let label = match self.work.count() {
             1 => String::new(),
             count => format!("{}/{count}", index + 1),
@@ -296,7 +312,7 @@ impl<'a> Session<'a> {
             init_hash: self.initial.as_ref().map(|initial| initial.hash.clone()),
             strength: self.initial.as_ref().map(|initial| initial.picture.strength),
             dtype: work.precision.to_string(),
-            cache: work.cache.spelling(),
+            cache: self.cache.spelling(),
             cache_check: work.cache_check.map(|(checks, _)| checks),
             cache_budget: work.cache_check.map(|(_, budget)| budget),
             plan_hash: None,
@@ -304,9 +320,10 @@ impl<'a> Session<'a> {
     }
 
     fn keep(&mut self, index: usize, mut recipe: Recipe, generated: &GeneratedImage) -> anyhow::Result<()> {
-        if !self.work.cache.is_off() {
+        if !self.cache.is_off() {
             recipe.plan_hash = Some(generated.plan.hash());
         }
+        self.check_plan(&recipe)?;
         let path = self.write_picture(index, &recipe, generated)?;
         if let Some(announcement) = self.announcement.take() {
             self.console.note(&announcement);
@@ -329,6 +346,24 @@ impl<'a> Session<'a> {
         }
         self.done += 1;
         self.say_done(index, &recipe, generated, path)
+    }
+
+    /// A picture of `--from` that would come out different is not written.
+    fn check_plan(&self, recipe: &Recipe) -> anyhow::Result<()> {
+        let Some((path, expected)) = self.work.expected_plan.as_ref().filter(|_| self.cache.is_planned()) else {
+            return Ok(());
+        };
+        let made = recipe.plan_hash.as_deref().unwrap_or("none");
+        if made == expected {
+            return Ok(());
+        }
+        let (path, short) = (path.display(), |hash: &str| hash.chars().take(10).collect::<String>());
+        Err(usage(format!(
+            "--from: {path} was made with another router than this program has (executed plan {} there, {} here): its pixels \
+             would differ; --cache auto, or --cache off, makes a new picture of its settings",
+            short(expected),
+            short(made)
+        )))
     }
 
     fn say_done(
@@ -388,7 +423,7 @@ impl<'a> Session<'a> {
 
     fn encoded(&self, format: PictureFormat, recipe: &Recipe, generated: &GeneratedImage) -> anyhow::Result<Vec<u8>> {
         let mut metadata = recipe.to_metadata()?;
-        if let Some(plan) = self.work.cache.embeddable_plan()? {
+        if let Some(plan) = self.cache.embeddable_plan()? {
             metadata = metadata.with(PLAN_KEY, plan);
         }
         Ok(encode_picture(&picture_of(&generated.image)?, format, &metadata)?)
@@ -410,73 +445,6 @@ impl<'a> Session<'a> {
         self.kept_latents.clear();
         self.kept_images.clear();
         self.kept_recipes.clear();
-    }
-}
-
-/// What looks on while a picture is made: progress, previews, events, Ctrl-C.
-struct Watcher<'a> {
-    console: Console,
-    pipeline: &'a Pipeline,
-    progress: &'a Progress,
-    previewer: Option<Previewer>,
-    cached: bool,
-    picture: usize,
-    seconds: f64,
-    /// An observer can only stop a run; why it did waits here.
-    failure: Cell<Option<anyhow::Error>>,
-}
-
-impl<'a> Watcher<'a> {
-    fn new(session: &Session<'a>, picture: usize, progress: &'a Progress) -> Self {
-        let request = session.work.preview.clone();
-        Self {
-            console: session.console,
-            pipeline: session.pipeline,
-            progress,
-            previewer: request.map(|request| Previewer::new(request, &session.console)),
-            cached: !session.work.cache.is_off(),
-            picture,
-            seconds: 0.0,
-            failure: Cell::new(None),
-        }
-    }
-
-    fn step(&mut self, step: &StepProgress<'_>) -> ControlFlow<()> {
-        match self.watch(step) {
-            Ok(()) if interrupt::requested() => ControlFlow::Break(()),
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failure.set(Some(error));
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    fn watch(&mut self, step: &StepProgress<'_>) -> anyhow::Result<()> {
-        let report = step.step;
-        let looked_at = self.console.wants_progress() || self.console.is_json();
-        let reused = (self.cached && looked_at).then(|| 1.0 - step.cache.report().computed_share);
-        self.seconds += report.seconds;
-        self.progress.step(report.index + 1, self.seconds, reused);
-        self.console.event(&Event::Step {
-            picture: self.picture,
-            step: report.index + 1,
-            steps: report.count,
-            timestep: report.timestep,
-            sigma: report.sigma,
-            seconds: report.seconds,
-            reused_share: reused.unwrap_or(0.0),
-        })?;
-        let Some(previewer) = self.previewer.as_mut().filter(|previewer| previewer.is_due(report.index, report.count))
-        else {
-            return Ok(());
-        };
-        let decode = |latents: &Tensor| Ok(self.pipeline.autoencoder().decode(latents)?);
-        if let Some(path) = previewer.show(report.denoised, &decode, self.progress)? {
-            let path = path.display().to_string();
-            self.console.event(&Event::Preview { picture: self.picture, step: report.index + 1, path: &path })?;
-        }
-        Ok(())
     }
 }
 

@@ -24,6 +24,10 @@ pub(crate) const DEFAULT_STEPS: usize = 20;
 pub(crate) const DEFAULT_GUIDANCE: f64 = 4.0;
 /// Strength of `--init-img` when nothing is said, as in stable-diffusion.cpp.
 pub(crate) const DEFAULT_STRENGTH: f64 = 0.75;
+/// Cache when nothing is said: a router whose harm is proven invisible, where there is one.
+pub(crate) const DEFAULT_CACHE: &str = "auto";
+/// What `--cache-check` says without a cache.
+pub(crate) const NOTHING_TO_CHECK: &str = "--cache-check needs a cache to check: add --cache taylor or another policy";
 /// Pictures of one call; more is a typing error.
 const MOST_PICTURES: usize = 1_000_000;
 
@@ -36,6 +40,9 @@ pub(crate) struct Work {
     pub(crate) model_given: bool,
     /// Hash that the model must have, with the picture that says so (`--from`).
     pub(crate) expected_model: Option<(PathBuf, String)>,
+    /// Hash that the executed plan must have, with the picture that says so (`--from` one that a plan decided, with nothing
+    /// changed that plans depend on).
+    pub(crate) expected_plan: Option<(PathBuf, String)>,
     /// Hash that the starting noise must have (`--from` a picture made with `--latents`).
     pub(crate) expected_latents: Option<String>,
     /// Hash that the picture of `--init-img` must have (`--from` a picture made with one).
@@ -72,7 +79,7 @@ pub(crate) struct Work {
     pub(crate) eta: f64,
     /// When to compute.
     pub(crate) cache: CacheChoice,
-    /// Whether `--cache auto` was asked for.
+    /// Whether `auto` was asked for by name.
     pub(crate) cache_auto: bool,
     /// Sites that `--cache-check` recomputes, and its error budget.
     pub(crate) cache_check: Option<(usize, f64)>,
@@ -130,13 +137,14 @@ impl Work {
         let checks = settings.cache_check.unwrap_or(0);
         let cache_report = settings.cache_report.unwrap_or(false);
         let cache = choose_cache(settings, from)?.with_checks(checks, settings.cache_budget)?.with_drift(cache_report);
-        if cache.is_off() && checks > 0 && settings.cache.as_deref() != Some("auto") {
-            return Err(usage("--cache-check needs a cache to check: add --cache taylor or another policy"));
+        if cache.is_off() && checks > 0 {
+            return Err(usage(NOTHING_TO_CHECK));
         }
         let work = Self {
             model: NamedModel::find(settings.model.as_deref())?,
             model_given: settings.model.is_some(),
             expected_model: from.and_then(|(recipe, _)| Some((settings.from.clone()?, recipe.model_hash.clone()))),
+            expected_plan: from.and_then(|(recipe, _)| expected_plan(settings, recipe)),
             expected_init: from.and_then(|(recipe, _)| recipe.init_hash.clone()),
             expected_latents: from.and_then(|(recipe, _)| recipe.latents_hash.clone()),
             precision: settings
@@ -157,7 +165,7 @@ impl Work {
             scheduler: word(settings.scheduler.as_deref())?,
             eta: eta(settings.eta.unwrap_or(0.0))?,
             cache,
-            cache_auto: settings.cache.as_deref() == Some("auto"),
+            cache_auto: settings.cache.as_deref().is_some_and(|mode| mode.starts_with("auto")),
             cache_check: (checks > 0)
                 .then_some((checks, settings.cache_budget.unwrap_or(crate::cache::DEFAULT_BUDGET))),
             cache_report,
@@ -247,7 +255,28 @@ fn choose_cache(settings: &GenImageOptions, from: Option<&(Recipe, Metadata)>) -
             text.ok_or_else(|| usage("--cache plan: name the plan file itself, --cache FILE"))?,
         );
     }
-    CacheChoice::parse(settings.cache.as_deref(), &settings.cache_option)
+    CacheChoice::parse(Some(settings.cache.as_deref().unwrap_or(DEFAULT_CACHE)), &settings.cache_option)
+}
+
+/// The executed plan's hash of the picture of `--from`, if every setting that a plan depends on is still the picture's.
+fn expected_plan(settings: &GenImageOptions, recipe: &Recipe) -> Option<(PathBuf, String)> {
+    let recorded = recipe.options();
+    let decisive = |options: &GenImageOptions| GenImageOptions {
+        dtype: options.dtype.clone(),
+        steps: options.steps,
+        cfg_scale: options.cfg_scale,
+        sampling_method: options.sampling_method.clone(),
+        scheduler: options.scheduler.clone(),
+        eta: options.eta,
+        strength: options.strength,
+        cache: options.cache.clone(),
+        cache_option: options.cache_option.clone(),
+        cache_check: options.cache_check,
+        ..GenImageOptions::default()
+    };
+    // A check that finds too large an error ends the plan, and what it finds depends on the picture.
+    let same = decisive(settings) == decisive(&recorded) && recipe.cache_check.is_none();
+    same.then(|| Some((settings.from.clone()?, recipe.plan_hash.clone()?))).flatten()
 }
 
 /// Every prompt as often as the batch says, in order: picture i of the whole call uses seed + i.

@@ -51,6 +51,13 @@ pub(crate) fn show(options: &InspectOptions) -> anyhow::Result<()> {
         plan.computed_share() * 100.0,
         plan.sites().len(),
     )?;
+    if let Some(harm) = plan.header().validation {
+        writeln!(
+            stdout,
+            "  harm         median {:.1} dB, 5 % below {:.1} dB, worst {:.1} dB, of {} held-out pictures",
+            harm.median, harm.fifth_percentile, harm.worst, harm.pictures
+        )?;
+    }
     writeln!(stdout, "{}", map.to_text(style()).trim_end())?;
     Ok(())
 }

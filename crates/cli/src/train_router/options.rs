@@ -42,13 +42,14 @@ pub(crate) struct TrainRouterOptions {
         help_heading = "Router"
     )]
     pub(crate) output: String,
+    /// Pictures to search with; twice as many more fit the coefficients that are kept. For a stream: pieces of clips, styles
+    /// taking turns [default: 24; for a stream 5]
+    #[arg(long, value_name = "N", help_heading = "Method steps")]
+    pub(crate) trials: Option<usize>,
     /// Learn for `refrain stream`: how often each part of the model computes while frames of this clip go by; repeatable.
     /// The budget counts operations, -p names styles [default: all]
     #[arg(long, value_name = "CLIP", help_heading = "Stream")]
     pub(crate) stream: Vec<PathBuf>,
-    /// Pieces of clips to learn from, styles taking turns
-    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Stream")]
-    pub(crate) trials: usize,
     /// Frames of each piece
     #[arg(long, value_name = "N", default_value_t = 12, help_heading = "Stream")]
     pub(crate) frames: usize,
@@ -127,9 +128,12 @@ impl TrainRouterOptions {
                 return Err(usage(format!("{flag} must be at least 1")));
             }
         }
+        if self.trials == Some(0) {
+            return Err(usage("--trials must be at least 1"));
+        }
         if !self.stream.is_empty() {
-            if self.trials == 0 || self.frames < 2 {
-                return Err(usage("--trials must be at least 1 and --frames at least 2"));
+            if self.frames < 2 {
+                return Err(usage("--frames must be at least 2"));
             }
             if self.method == Method::Harmonica || self.forecast.is_some() || self.cfg_scale.is_some() {
                 return Err(usage("--stream: a stream has one method, and knows neither --forecast nor --cfg-scale"));
@@ -150,6 +154,11 @@ impl TrainRouterOptions {
             return Err(usage("--resume: only --method harmonica leaves a checkpoint"));
         }
         Ok(())
+    }
+
+    /// Pictures, or pieces of clips, to search with.
+    pub(super) fn trials(&self) -> usize {
+        self.trials.unwrap_or(if self.stream.is_empty() { 24 } else { 5 })
     }
 
     /// The proxy by its name.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use refrain_train::steps::{self, StepSearch};
+use refrain_train::TrainError;
+use refrain_train::steps::{Search, StepSearch};
 use refrain_train::subject::Subject;
 
 use super::{TrainRouterOptions, checked, write};
@@ -22,18 +23,22 @@ pub(super) fn train(
     console: &Console,
 ) -> anyhow::Result<()> {
     let order = options.forecast.unwrap_or(DEFAULT_ORDER);
-    let settings = StepSearch { terms: usize::from(order) + 1, ..StepSearch::default() };
+    let settings =
+        StepSearch { terms: usize::from(order) + 1, trials: options.trials() as u64, ..StepSearch::default() };
     let total = subject.steps();
+    let search = Search::new(subject, &settings, &mut |line| said(console, "", line))?;
     for (budget, path) in options.budget.iter().zip(outputs) {
         let wanted = ((budget * total as f64).floor() as usize).clamp(2, total);
-        let found = steps::search(subject, &[wanted], &settings, &mut |line| {
-            console.note(&format!("budget {budget}: {line}"));
-            checked()
-        })?;
-        for found in found {
-            let provenance = format!("router steps, forecast {order}, budget {budget}");
-            write(&found.plan.to_plan(&subject.run, &provenance)?, path, console)?;
-        }
+        let found = search.find(wanted, &mut |line| said(console, &format!("budget {budget}: "), line))?;
+        let provenance = format!("router steps, forecast {order}, budget {budget}, {} trials", options.trials());
+        write(&found.plan.to_plan(&subject.run, &provenance)?, path, console)?;
     }
     Ok(())
+}
+
+fn said(console: &Console, prefix: &str, line: Option<&str>) -> Result<(), TrainError> {
+    if let Some(line) = line {
+        console.note(&format!("{prefix}{line}"));
+    }
+    checked()
 }
