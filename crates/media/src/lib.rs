@@ -10,7 +10,7 @@
 //! | write any file whole or not at all | [`write_atomically`] |
 //! | name several outputs | [`OutputPattern`] |
 //! | say how a picture was made | [`Metadata`], [`Parameters`] |
-//! | read or write a clip, frame by frame | [`sequence`] (y4m, rawvideo, GIF, APNG, folders of PNGs, pipes) |
+//! | read or write a clip, frame by frame | [`sequence`] (y4m, rawvideo, GIF, APNG, folders of PNGs, pipes; with the feature `ffmpeg` mp4, webm, cameras) |
 //! | look at it in the terminal | [`terminal`] |
 //! | draw a table | [`plot`] |
 

@@ -25,6 +25,8 @@
 //!    ([`RollingKv::carried`] counts them).
 //! 4. A chunk that is written again (a second pass over the same frames) takes the slots it had.
 //! 5. A reset leaves nothing behind: the session after it equals a fresh one.
+//! 6. A replaced sink or a new prompt makes features of before worthless: the cache's context forgets them, so that whatever
+//!    the policy, the next evaluation of every level computes.
 //!
 //! # Defects of the published code that are not copied
 //!
