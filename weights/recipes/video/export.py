@@ -49,7 +49,7 @@ def main():
         json.dump({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0, "prediction_type": state.get("prediction", "sample"), "noise_scale": 0.8}, file, indent=2)
     shutil.copytree(args.tokenizer, f"{args.out}/tokenizer", dirs_exist_ok=True)
     with open(f"{args.out}/model_index.json", "w") as file:
-        json.dump({"_class_name": "WanVideoToVideoPipeline", "sample_size": 128, "max_sequence_length": 24, "num_kv_cache": 3, "num_sink_tokens": 0,
+        json.dump({"_class_name": "WanVideoToVideoPipeline", "sample_size": 128, "max_sequence_length": 24, "num_kv_cache": 2, "num_sink_tokens": 0,
                    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"], "text_encoder": ["transformers", "T5EncoderModel"],
                    "tokenizer": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "WanTransformer3DModel"], "vae": ["refrain", "PatchAutoencoder"]}, file, indent=2)
 

@@ -65,8 +65,8 @@ class Block(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         self.eps = eps
 
-    def forward(self, x, text, temb, rope, frames):
-        """x `[b, f*n, d]`; temb `[b, f, 6, d]`."""
+    def forward(self, x, text, temb, rope, frames, window):
+        """x `[b, f*n, d]`; temb `[b, f, 6, d]`; a frame attends to the last `window` frames, itself included."""
         b, n, d = x.shape
         def mod(y, scale, shift):
             y = F.layer_norm(y, (d,), eps=self.eps).unflatten(1, (frames, -1))
@@ -76,7 +76,7 @@ class Block(nn.Module):
         q, k, v = self.attn1.qkv(normed, normed)
         q, k = rotate(q, *rope).to(v.dtype), rotate(k, *rope).to(v.dtype)
         t = n // frames
-        out = torch.cat([sdpa(q[:, i * t:(i + 1) * t], k[:, :(i + 1) * t], v[:, :(i + 1) * t]) for i in range(frames)], 1)
+        out = torch.cat([sdpa(q[:, i * t:(i + 1) * t], k[:, max(0, i + 1 - window) * t:(i + 1) * t], v[:, max(0, i + 1 - window) * t:(i + 1) * t]) for i in range(frames)], 1)
         x = x + (self.attn1.to_out[0](out).unflatten(1, (frames, -1)) * m[2]).flatten(1, 2)
         q, k, v = self.attn2.qkv(self.norm2(x), text)
         x = x + self.attn2.to_out[0](sdpa(q, k, v))
@@ -106,10 +106,13 @@ class Condition(nn.Module):
         self.text_embedder = TextProjection(text, dim)
         self.freq = freq
 
-    def forward(self, t):
+    def sinusoids(self, t):
         half = self.freq // 2
         a = t.float()[..., None] * torch.exp(-math.log(10000) * torch.arange(half) / half)
-        e = self.time_embedder(torch.cat((a.cos(), a.sin()), -1))
+        return torch.cat((a.cos(), a.sin()), -1)
+
+    def forward(self, t):
+        e = self.time_embedder(self.sinusoids(t))
         return e, self.time_proj(F.silu(e)).unflatten(-1, (6, -1))
 
 
@@ -125,13 +128,13 @@ def rope_tables(f, h, w, dim, theta=10000.0):
 
 
 class Wan(nn.Module):
-    def __init__(self, channels=48, dim=256, heads=4, layers=5, ffn=1024, text=128, patch=1):
+    def __init__(self, channels=48, dim=256, heads=4, layers=5, ffn=1024, text=128, patch=1, window=2):
         super().__init__()
         self.config = dict(patch_size=[1, patch, patch], num_attention_heads=heads, attention_head_dim=dim // heads, in_channels=2 * channels, out_channels=channels,
                            text_dim=text, freq_dim=256, ffn_dim=ffn, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6, image_dim=None,
                            added_kv_proj_dim=None, rope_max_seq_len=1024, pos_embed_seq_len=None)
         p = patch
-        self.patch = p
+        self.patch, self.window = p, window
         self.patch_embedding = nn.Conv3d(2 * channels, dim, (1, p, p), (1, p, p))
         self.condition_embedder = Condition(dim, 256, text)
         self.blocks = nn.ModuleList([Block(dim, ffn, heads) for _ in range(layers)])
@@ -150,7 +153,7 @@ class Wan(nn.Module):
         text = self.condition_embedder.text_embedder(text)
         y = self.patch_embedding(x).flatten(2).transpose(1, 2)
         for block in self.blocks:
-            y = block(y, text, temb, self.rope[f, h, w], f)
+            y = block(y, text, temb, self.rope[f, h, w], f, self.window)
         shift, scale = (self.scale_shift_table[:, None] + e.unsqueeze(2)).chunk(2, 2)
         y = F.layer_norm(y, y.shape[-1:], eps=1e-6).unflatten(1, (f, -1))
         y = self.proj_out((y * (1 + scale) + shift).flatten(1, 2))

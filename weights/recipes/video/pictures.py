@@ -74,7 +74,7 @@ def source(data, f=1):
     if rng.random() < 0.6:
         x = (x.clamp(0, 1) ** math.exp(rng.gauss(0, 0.25)) - 0.5) * math.exp(rng.gauss(0, 0.15)) + 0.5 + rng.gauss(0, 0.06)
         x = x * (1 + 0.08 * torch.randn(1, 3, 1, 1))
-    if rng.random() < 0.25: x = x + rng.uniform(0, 0.025) * torch.randn(x.shape)
+    if rng.random() < 0.5: x = x + rng.uniform(0, 0.02) * torch.randn(x.shape)
     x = x.clamp(0, 1)
     return (x * 255).round() / 255
 
