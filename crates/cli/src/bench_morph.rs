@@ -1,27 +1,33 @@
 //! `refrain bench morph`: over many pairs of pictures, what injection, captions and anchors each add, beside the baselines.
 
+mod pairs;
+mod table;
+
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use candle_core::Tensor;
 use clap::Args;
-use refrain_cache::policies::Off;
-use refrain_media::{LoadOptions, load_picture};
-use refrain_metrics::mean;
-use refrain_morph::judge::{Judgement, cross_fade, judge, latent_slerp};
-use refrain_morph::pace::{Ease, places};
-use refrain_morph::schedule::{Cuts, Mode};
+use refrain_metrics::psnr;
+use refrain_morph::judge::{Pace, cross_fade, judge, latent_slerp};
+use refrain_morph::pace::{Ease, Place, places};
+use refrain_morph::schedule::{Mode, Parts};
 use refrain_morph::similarity::Backbone;
 use refrain_morph::text::Texts;
-use refrain_morph::{Morpher, Settings};
+use refrain_morph::{Keyframes, Morpher, Settings};
 use refrain_pipeline::Pipeline;
 
 use crate::builtin::NamedModel;
-use crate::errors::{interrupted, usage, usage_because};
+use crate::cache::CacheChoice;
+use crate::errors::{interrupted, usage_because};
 use crate::events::{Console, Verbosity};
-use crate::morph::{of_morph, of_picture, tensor};
+use crate::morph::{DEFAULT_PARTS, DEFAULT_SCHEDULE, Pacing, anchor_gate, of_morph, turns};
 use crate::{interrupt, machine, output};
+use pairs::{Pair, pictures};
+use table::{Cost, Row, differences};
 
 /// `refrain bench morph` as typed.
 #[derive(Debug, Clone, Args)]
@@ -36,26 +42,39 @@ pub(crate) struct BenchMorphOptions {
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) steps: usize,
     /// Injection weights to compare
-    #[arg(long, value_name = "W", value_delimiter = ',', default_value = "0.4")]
+    #[arg(long, value_name = "W", value_delimiter = ',', default_values_t = [Settings::default().weight])]
     pub(crate) inject: Vec<f32>,
     /// Injection modes to compare
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "convex")]
     pub(crate) inject_mode: Vec<String>,
-    /// Model folder, or `builtin`
+    /// Which depth is injected when, as of `morph`
+    #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_SCHEDULE)]
+    pub(crate) inject_schedule: String,
+    /// What is injected, as of `morph`
+    #[arg(long, value_name = "PARTS", default_value = DEFAULT_PARTS)]
+    pub(crate) inject_parts: String,
+    /// Least cosine between an anchor and its prompts, as of `morph`
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) anchor_gate: Option<f64>,
+    /// Cache policies for the frames of the first injection, as of `morph`: each is timed and measured against the frames
+    /// without it; repeatable
+    #[arg(long, value_name = "MODE|FILE")]
+    pub(crate) cache: Vec<String>,
+    /// Pace of all generated sequences
+    #[arg(long, value_enum, default_value_t = Pacing::Even)]
+    pub(crate) schedule: Pacing,
+    /// Model folder, or `builtin` [default: builtin-unet]
     #[arg(short, long, value_name = "FOLDER")]
     pub(crate) model: Option<PathBuf>,
+    /// The model that judges likeness [default: the built-in one]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) judge: Option<PathBuf>,
     /// Threads [default: all cores]
     #[arg(short, long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Write the table (Markdown) here as well
+    /// Write the tables (Markdown) here as well, anew after every pair
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-}
-
-struct Pair {
-    pictures: [PathBuf; 2],
-    prompts: [String; 2],
-    anchor: Option<String>,
 }
 
 /// What is compared: a name, the texts it may use, and its injection.
@@ -64,72 +83,83 @@ struct Variant {
     captions: bool,
     anchor: bool,
     injection: Option<(f32, Mode)>,
+    cache: CacheChoice,
 }
 
-/// Runs all pairs and prints the table.
+/// A sequence of one pair.
+struct Sequence {
+    name: String,
+    /// `[frames, 3, height, width]`
+    frames: Tensor,
+    cost: Option<Cost>,
+}
+
+/// Runs all pairs and prints the tables.
 ///
 /// # Errors
 /// A list or a picture that cannot be read (exit 2), or what the model does.
 pub(crate) fn run(options: &BenchMorphOptions, verbosity: Verbosity) -> anyhow::Result<()> {
-    let pairs = read(&options.pairs)?;
+    let pairs = pairs::read(&options.pairs)?;
     let variants = variants(options)?;
+    let settings = settings(options)?;
     if let Some(path) = &options.output {
         output::prepare_file(path)?;
     }
     machine::set_threads(options.threads)?;
     interrupt::listen();
     let console = Console::new(verbosity, false, false);
-    let model = NamedModel::find(options.model.as_deref())?;
+    let model = NamedModel::find_morpher(options.model.as_deref())?;
+    let judging = NamedModel::find(options.judge.as_deref())?;
     machine::in_pool(|| {
         let pipeline = Pipeline::load(&model.source, refrain_pipeline::LoadOptions::default())?;
-        let (height, width) = pipeline.default_size();
-        let backbone = Backbone::new(&pipeline, (height, width)).map_err(of_morph)?;
-        let mut found: Vec<Vec<Judgement>> = variants.iter().map(|_| Vec::new()).collect();
-        let mut baselines: [Vec<Judgement>; 2] = [Vec::new(), Vec::new()];
+        let judging = Pipeline::load(&judging.source, refrain_pipeline::LoadOptions::default())?;
+        let size = pipeline.default_size();
+        let bench = Bench {
+            options,
+            variants: &variants,
+            settings,
+            gate: anchor_gate(options.anchor_gate, &model)?,
+            backbone: Backbone::new(&judging, size).map_err(of_morph)?,
+            pipeline: &pipeline,
+            size,
+        };
+        let mut rows: Vec<Row> = Vec::new();
         for (index, pair) in pairs.iter().enumerate() {
-            let ends = pictures(pair, (width, height))?;
-            let (first, last) = (ends.narrow(0, 0, 1)?, ends.narrow(0, 1, 1)?);
-            let around = (&first, &last);
-            let faded = cross_fade(around, options.frames).map_err(of_morph)?;
-            let slerped = latent_slerp(&pipeline, around, options.frames).map_err(of_morph)?;
-            baselines[0].push(judge(&backbone, &faded, around).map_err(of_morph)?);
-            baselines[1].push(judge(&backbone, &slerped, around).map_err(of_morph)?);
-            for (variant, found) in variants.iter().zip(&mut found) {
-                let frames = morph(&pipeline, options, (pair, &ends), variant)?;
-                found.push(judge(&backbone, &frames, around).map_err(of_morph)?);
+            for Sequence { name, frames, cost } in bench.sequences(pair)? {
+                let ends = (&frames.narrow(0, 0, 1)?, &frames.narrow(0, options.frames - 1, 1)?);
+                let judged = judge(&bench.backbone, &frames, ends).map_err(of_morph)?;
+                let index = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+                    rows.push(Row { name, judged: Vec::new(), costs: Vec::new() });
+                    rows.len() - 1
+                });
+                if let Some(row) = rows.get_mut(index) {
+                    row.judged.push(judged);
+                    row.costs.extend(cost);
+                }
+            }
+            let text = bench.report(&rows, &model.name)?;
+            if let Some(path) = &options.output {
+                output::write_file(path, text.as_bytes())?;
             }
             console.note(&format!("{} of {}", index + 1, pairs.len()));
             if interrupt::requested() {
+                console.result(text.trim_end())?;
                 return Err(interrupted(format!("stopped after {} of {} pairs", index + 1, pairs.len())));
             }
         }
-        let names = ["cross-fade", "latent slerp"].map(str::to_owned);
-        let rows: Vec<(String, &[Judgement])> = names
-            .into_iter()
-            .zip(&baselines)
-            .chain(variants.iter().map(|variant| variant.name.clone()).zip(&found))
-            .map(|(name, judged)| (name, judged.as_slice()))
-            .collect();
-        let mut text = table(&rows);
-        let _ = writeln!(
-            text,
-            "\n{} pairs, {} frames, {} steps both ways, model {}; likeness: {}.",
-            pairs.len(),
-            options.frames,
-            options.steps,
-            model.name,
-            backbone.name()
-        );
-        if let Some(path) = &options.output {
-            output::write_file(path, text.as_bytes())?;
-        }
-        console.result(text.trim_end())
+        console.result(bench.report(&rows, &model.name)?.trim_end())
     })
 }
 
 fn variants(options: &BenchMorphOptions) -> anyhow::Result<Vec<Variant>> {
-    let variant =
-        |name: &str, captions, anchor, injection| Variant { name: name.to_owned(), captions, anchor, injection };
+    let off = CacheChoice::parse(None, &[])?;
+    let variant = |name: &str, captions, anchor, injection| Variant {
+        name: name.to_owned(),
+        captions,
+        anchor,
+        injection,
+        cache: off.clone(),
+    };
     let mut found = vec![
         variant("no captions, no injection", false, false, None),
         variant("captions, no injection", true, false, None),
@@ -142,101 +172,148 @@ fn variants(options: &BenchMorphOptions) -> anyhow::Result<Vec<Variant>> {
             found.push(variant(&format!("injection {name} {weight}, anchor"), true, true, injection));
         }
     }
+    for spelling in &options.cache {
+        let cache = CacheChoice::parse(Some(spelling), &[])?;
+        let (Some(name), Some(&weight)) = (options.inject_mode.first(), options.inject.first()) else { continue };
+        let injection = Some((weight, name.parse().map_err(usage_because)?));
+        let cached = variant(&format!("injection {name} {weight}, {spelling}"), true, false, injection);
+        found.push(Variant { cache, ..cached });
+    }
     Ok(found)
 }
 
-fn morph(
-    pipeline: &Pipeline,
-    options: &BenchMorphOptions,
-    (pair, ends): (&Pair, &Tensor),
-    variant: &Variant,
-) -> anyhow::Result<Tensor> {
-    let settings = Settings {
+/// What all variants share.
+fn settings(options: &BenchMorphOptions) -> anyhow::Result<Settings> {
+    Ok(Settings {
         inversion_steps: options.steps,
         denoising_steps: options.steps,
-        weight: variant.injection.map_or(0.0, |(weight, _)| weight),
-        mode: variant.injection.map_or(Mode::default(), |(_, mode)| mode),
-        cuts: Cuts::THIRDS,
+        turns: turns(&options.inject_schedule)?,
+        parts: Parts::parse(&options.inject_parts).map_err(of_morph)?,
         ..Settings::default()
-    };
-    let (_, _, height, width) = ends.dims4()?;
-    let morpher = Morpher::new(pipeline, settings, (height, width)).map_err(of_morph)?;
-    let prompts = if variant.captions { pair.prompts.to_vec() } else { vec![String::new(); 2] };
-    let anchor = pair.anchor.as_deref().filter(|_| variant.anchor);
-    let texts = Texts::encode(pipeline, &prompts, anchor).map_err(of_morph)?;
-    let mut watch = |_| ControlFlow::Continue(());
-    let keyframes = morpher.invert(ends, texts, &mut watch).map_err(of_morph)?;
-    let all = places(options.frames, &[1.0], Ease::Linear, false).map_err(of_morph)?;
-    let mut frames = vec![ends.narrow(0, 0, 1)?];
-    let inner = all.get(1..options.frames.saturating_sub(1)).unwrap_or_default();
-    for batch in inner.chunks(morpher.settings().batch) {
-        let made = morpher.render(&keyframes, batch, Box::new(Off), &mut watch).map_err(of_morph)?;
-        frames.push(morpher.decode(&made.latents).map_err(of_morph)?);
-    }
-    frames.push(ends.narrow(0, 1, 1)?);
-    Ok(Tensor::cat(&frames, 0)?)
+    })
 }
 
-fn pictures(pair: &Pair, (width, height): (usize, usize)) -> anyhow::Result<Tensor> {
-    let load = |path: &Path| -> anyhow::Result<_> {
-        let picture = load_picture(path, &LoadOptions::default()).map_err(of_picture)?;
-        Ok(picture.resized(width as u32, height as u32))
-    };
-    tensor(&[load(&pair.pictures[0])?, load(&pair.pictures[1])?])
+struct Bench<'a> {
+    options: &'a BenchMorphOptions,
+    variants: &'a [Variant],
+    settings: Settings,
+    gate: f64,
+    pipeline: &'a Pipeline,
+    backbone: Backbone<'a>,
+    size: (usize, usize),
 }
 
-/// The list; paths are relative to its folder.
-fn read(path: &Path) -> anyhow::Result<Vec<Pair>> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| usage(format!("{shown}: {error}")))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut pairs = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
-    {
-        let mut cells = line.split('\t').map(str::trim);
-        let mut cell = || cells.next().unwrap_or_default().to_owned();
-        let (first, second, prompt, other, anchor) = (cell(), cell(), cell(), cell(), cell());
-        if first.is_empty() || second.is_empty() {
-            return Err(usage(format!("{shown}: line {}: expected two pictures, separated by a tab", number + 1)));
+impl Bench<'_> {
+    /// All sequences of a pair `[frames, 3, height, width]`, the baselines first.
+    fn sequences(&self, pair: &Pair) -> anyhow::Result<Vec<Sequence>> {
+        let ends = pictures(pair, (self.size.1, self.size.0))?;
+        let around = (&ends.narrow(0, 0, 1)?, &ends.narrow(0, 1, 1)?);
+        let count = self.options.frames;
+        let mut found = Vec::new();
+        for (name, pace) in [("", Pace::Uniform), (", even pace", Pace::Even(&self.backbone))] {
+            let faded = cross_fade(around, count, pace).map_err(of_morph)?;
+            let slerped = latent_slerp(self.pipeline, around, count, pace).map_err(of_morph)?;
+            for (kind, frames) in [("cross-fade", faded), ("latent slerp", slerped)] {
+                found.push(Sequence { name: format!("{kind}{name}"), frames, cost: None });
+            }
         }
-        pairs.push(Pair {
-            pictures: [folder.join(first), folder.join(second)],
-            prompts: [prompt, other],
-            anchor: Some(anchor).filter(|anchor| !anchor.is_empty()),
-        });
+        let morphers: Vec<Morpher<'_>> =
+            self.variants.iter().map(|variant| self.morpher(variant)).collect::<anyhow::Result<_>>()?;
+        // Variants with the same texts share their inversion: it keeps what any of them reads.
+        for captions in [false, true] {
+            let chosen: Vec<_> =
+                self.variants.iter().zip(&morphers).filter(|(variant, _)| variant.captions == captions).collect();
+            let Some((_, first)) = chosen.first() else { continue };
+            let reads: HashSet<_> = chosen.iter().flat_map(|(_, morpher)| morpher.table().reads()).collect();
+            let texts = self.texts(pair, captions, false)?;
+            let began = Instant::now();
+            let mut keyframes = first.invert_for(&ends, texts, reads, &mut unwatched).map_err(of_morph)?;
+            let inversion = began.elapsed().as_secs_f64();
+            let mut uncached: Option<Tensor> = None;
+            for (variant, morpher) in chosen {
+                keyframes.anchor(self.texts(pair, captions, variant.anchor)?);
+                let began = Instant::now();
+                let frames = self.frames((morpher, variant), &keyframes, &ends)?;
+                let rendering = began.elapsed().as_secs_f64();
+                // The first injection of all is what cached ones are measured against.
+                let fidelity = uncached.as_ref().filter(|_| !variant.cache.is_off()).map(|plain| least(plain, &frames));
+                if variant.injection.is_some() && uncached.is_none() {
+                    uncached = Some(frames.clone());
+                }
+                let cost = Some(Cost { inversion, rendering, fidelity: fidelity.transpose()? });
+                found.push(Sequence { name: variant.name.clone(), frames, cost });
+            }
+        }
+        Ok(found)
     }
-    if pairs.is_empty() {
-        return Err(usage(format!("{shown}: holds no pairs")));
+
+    fn morpher(&self, variant: &Variant) -> anyhow::Result<Morpher<'_>> {
+        let (weight, mode) = variant.injection.unwrap_or((0.0, Mode::default()));
+        let settings = Settings { weight, mode, ..self.settings.clone() };
+        Morpher::new(self.pipeline, settings, self.size).map_err(of_morph)
     }
-    Ok(pairs)
+
+    fn texts(&self, pair: &Pair, captions: bool, anchor: bool) -> anyhow::Result<Texts> {
+        let prompts = if captions { pair.prompts.to_vec() } else { vec![String::new(); 2] };
+        let anchor = pair.anchor.as_deref().filter(|_| anchor);
+        Ok(Texts::encode(self.pipeline, &prompts, anchor).map_err(of_morph)?.gated(self.gate))
+    }
+
+    fn frames(
+        &self,
+        (morpher, variant): (&Morpher<'_>, &Variant),
+        keyframes: &Keyframes,
+        ends: &Tensor,
+    ) -> anyhow::Result<Tensor> {
+        let mut all = places(self.options.frames, &[1.0], Ease::Linear, false).map_err(of_morph)?;
+        if self.options.schedule == Pacing::Even {
+            all = morpher.evened((keyframes, ends), &all, &self.backbone, &mut unwatched).map_err(of_morph)?;
+        }
+        let inner: Vec<Place> = all.into_iter().filter(|place| place.keyframe().is_none()).collect();
+        let mut frames = vec![ends.narrow(0, 0, 1)?];
+        for batch in inner.chunks(morpher.settings().batch) {
+            let policy = variant.cache.policy(morpher.header())?;
+            let made = morpher.render(keyframes, batch, policy, &mut unwatched).map_err(of_morph)?;
+            frames.push(morpher.decode(&made.latents).map_err(of_morph)?);
+        }
+        frames.push(ends.narrow(0, 1, 1)?);
+        Ok(Tensor::cat(&frames, 0)?)
+    }
+
+    /// Both tables and what they were made with.
+    fn report(&self, rows: &[Row], model: &str) -> anyhow::Result<String> {
+        let mut text = table::table(rows);
+        let pairs = rows.first().map_or(0, |row| row.judged.len());
+        let options = self.options;
+        let (frames, steps, schedule) = (options.frames, options.steps, &options.inject_schedule);
+        let pace = if options.schedule == Pacing::Even { "even" } else { "uniform" };
+        write!(text, "\n{pairs} pairs, {frames} frames, {steps} steps both ways, model {model}, ")?;
+        write!(text, "injected {schedule} into {}, pace {pace}; ", options.inject_parts)?;
+        writeln!(text, "likeness: {}.\n", self.backbone.name())?;
+        writeln!(text, "{}", table::costs(rows))?;
+        let injected = self
+            .variants
+            .iter()
+            .filter(|variant| variant.injection.is_some() && !variant.anchor && variant.cache.is_off());
+        for variant in injected {
+            if let Some(subject) = rows.iter().find(|row| row.name == variant.name) {
+                writeln!(text, "{}", differences(subject, rows))?;
+            }
+        }
+        Ok(text)
+    }
 }
 
-/// Mean ± standard deviation over the pairs, as Markdown.
-fn table(rows: &[(String, &[Judgement])]) -> String {
-    let mut text = String::from(
-        "| sequence | GLCS | global | local | path | largest step | pixel path | largest pixel step | from A | to B |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
-    );
-    for (name, judged) in rows {
-        let cell = |value: fn(&Judgement) -> f64, digits: usize| {
-            let values: Vec<f64> = judged.iter().map(value).collect();
-            let middle = mean(&values).unwrap_or(f64::NAN);
-            let squares: f64 = values.iter().map(|value| (value - middle) * (value - middle)).sum();
-            let deviation = (squares / (values.len().max(2) - 1) as f64).sqrt();
-            format!("{middle:.digits$} ± {deviation:.digits$}")
-        };
-        let cells = [
-            cell(|row| 100.0 * row.glcs.glcs, 2),
-            cell(|row| 100.0 * row.glcs.global, 2),
-            cell(|row| 100.0 * row.glcs.local, 2),
-            cell(|row| row.path.sum, 3),
-            cell(|row| row.path.max, 3),
-            cell(|row| row.pixel_path.sum, 3),
-            cell(|row| row.pixel_path.max, 3),
-            cell(|row| row.leaves_first, 2),
-            cell(|row| row.nears_last, 2),
-        ];
-        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+/// The worst frame's PSNR in dB; both ends are the pictures themselves.
+fn least(plain: &Tensor, frames: &Tensor) -> anyhow::Result<f64> {
+    let (plain, frames) = (plain.flatten_from(1)?.to_vec2::<f32>()?, frames.flatten_from(1)?.to_vec2::<f32>()?);
+    let mut least = f64::INFINITY;
+    for (plain, frame) in plain.iter().zip(&frames) {
+        least = least.min(psnr(plain, frame)?);
     }
-    text
+    Ok(least)
+}
+
+fn unwatched(_: refrain_morph::Evaluation) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }

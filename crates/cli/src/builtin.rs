@@ -1,5 +1,5 @@
-//! The model inside the binary: a text-to-image pipeline of 36 MB, so that the first picture needs no download, no path
-//! and no network. Its card is `weights/README.md`.
+//! The models inside the binary: a text-to-image pipeline of 36 MB, so that the first picture needs no download, no path
+//! and no network, its U-Net sister that morphs, and a restyler of 7 MB. Their card is `weights/README.md`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,9 @@ use crate::errors::usage;
 
 /// Name of the built-in model on the command line and in metadata.
 pub(crate) const NAME: &str = "builtin";
+
+/// Name of the built-in U-Net, which `morph` takes unless told otherwise.
+pub(crate) const UNET: &str = "builtin-unet";
 
 /// The files of a folder below `weights/`, all of which hold the same ones.
 macro_rules! embedded {
@@ -42,6 +45,23 @@ static RESTYLER: &[EmbeddedFile] = embedded!("style-video");
 
 static FILES: &[EmbeddedFile] = embedded!("emoji");
 
+/// Its autoencoder is that of `emoji`, bit for bit.
+static UNET_FILES: &[EmbeddedFile] = embedded!(
+    "emoji-unet",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors"
+);
+
 /// A model with the name that metadata knows it by.
 #[derive(Debug, Clone)]
 pub(crate) struct NamedModel {
@@ -57,7 +77,23 @@ impl NamedModel {
     /// # Errors
     /// A path that is neither a folder nor a file of one piece (exit 2), or a damaged file (exit 1).
     pub(crate) fn find(path: Option<&Path>) -> anyhow::Result<Self> {
-        Self::find_or(path, FILES)
+        Self::find_or(path, (NAME, FILES))
+    }
+
+    /// The morphing model of `-m`; the built-in U-Net without it.
+    ///
+    /// # Errors
+    /// As [`NamedModel::find`].
+    pub(crate) fn find_morpher(path: Option<&Path>) -> anyhow::Result<Self> {
+        match path {
+            Some(_) => Self::find(path),
+            None => Ok(Self { source: ModelSource::Embedded(UNET_FILES), name: UNET.to_owned() }),
+        }
+    }
+
+    /// Whether its names and captions are those of the emoji that both built-in models learned.
+    pub(crate) fn knows_emoji(&self) -> bool {
+        self.name == NAME || self.name == UNET
     }
 
     /// The restyling model of `-m`; the built-in one without it.
@@ -65,12 +101,16 @@ impl NamedModel {
     /// # Errors
     /// As [`NamedModel::find`].
     pub(crate) fn find_restyler(path: Option<&Path>) -> anyhow::Result<Self> {
-        Self::find_or(path, RESTYLER)
+        Self::find_or(path, (NAME, RESTYLER))
     }
 
-    fn find_or(path: Option<&Path>, files: &'static [EmbeddedFile]) -> anyhow::Result<Self> {
-        let Some(path) = path.filter(|path| *path != Path::new(NAME)) else {
-            return Ok(Self { source: ModelSource::Embedded(files), name: NAME.to_owned() });
+    fn find_or(path: Option<&Path>, (name, files): (&'static str, &'static [EmbeddedFile])) -> anyhow::Result<Self> {
+        let built_in = |name: &str, files| Ok(Self { source: ModelSource::Embedded(files), name: name.to_owned() });
+        let path = match path {
+            None => return built_in(name, files),
+            Some(path) if path == Path::new(NAME) => return built_in(NAME, files),
+            Some(path) if path == Path::new(UNET) => return built_in(UNET, UNET_FILES),
+            Some(path) => path,
         };
         let shown = path.display();
         if !path.exists() {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use clap::Args;
 use refrain_media::sequence::{SourceOptions, open_source};
 use refrain_media::{LoadOptions, Picture, load_picture};
-use refrain_morph::judge::{GAMMA, Judgement, cross_fade, judge, latent_slerp};
+use refrain_morph::judge::{GAMMA, Judgement, Pace, cross_fade, judge, latent_slerp};
 use refrain_morph::similarity::Backbone;
 use refrain_pipeline::Pipeline;
 use serde_json::json;
@@ -67,11 +67,15 @@ fn judge_all(options: &EvalMorphOptions) -> anyhow::Result<()> {
     let ends = (&first, &last);
     let count = frames.len();
     let frames = tensor(&frames)?;
-    let rows = [
-        ("frames", judge(&backbone, &frames, ends)),
-        ("cross-fade", cross_fade(ends, count).and_then(|frames| judge(&backbone, &frames, ends))),
-        ("latent slerp", latent_slerp(&pipeline, ends, count).and_then(|frames| judge(&backbone, &frames, ends))),
-    ];
+    let mut rows = vec![("frames", judge(&backbone, &frames, ends))];
+    for (fade, slerp, pace) in [
+        ("cross-fade", "latent slerp", Pace::Uniform),
+        ("cross-fade, even", "latent slerp, even", Pace::Even(&backbone)),
+    ] {
+        let faded = cross_fade(ends, count, pace).and_then(|frames| judge(&backbone, &frames, ends));
+        let slerped = latent_slerp(&pipeline, ends, count, pace).and_then(|frames| judge(&backbone, &frames, ends));
+        rows.extend([(fade, faded), (slerp, slerped)]);
+    }
     let mut judged = Vec::with_capacity(rows.len());
     for (name, row) in rows {
         judged.push((name, row.map_err(of_morph)?));
@@ -113,7 +117,7 @@ fn frames(options: &EvalMorphOptions) -> anyhow::Result<Vec<Picture>> {
 /// One row per sequence.
 pub(crate) fn table(rows: &[(&str, Judgement)]) -> String {
     let mut text = format!(
-        "{:<14} {:>6} {:>6} {:>6}  {:>7} {:>7} {:>9}  {:>7} {:>7}  {:>6} {:>6}  {:>7} {:>7}\n",
+        "{:<18} {:>6} {:>6} {:>6}  {:>7} {:>7} {:>9}  {:>7} {:>7}  {:>6} {:>6}  {:>7} {:>7}\n",
         "",
         "GLCS",
         "global",
@@ -132,7 +136,7 @@ pub(crate) fn table(rows: &[(&str, Judgement)]) -> String {
     for (name, row) in rows {
         let Judgement { glcs, path, pixel_path, .. } = row;
         text += &format!(
-            "{name:<14} {:>6.2} {:>6.2} {:>6.2}  {:>7.4} {:>7.4} {:>9.2e}  {:>7.4} {:>7.4}  {:>6.2} {:>6.2}  {:>7} {:>7}\n",
+            "{name:<18} {:>6.2} {:>6.2} {:>6.2}  {:>7.4} {:>7.4} {:>9.2e}  {:>7.4} {:>7.4}  {:>6.2} {:>6.2}  {:>7} {:>7}\n",
             100.0 * glcs.glcs,
             100.0 * glcs.global,
             100.0 * glcs.local,

@@ -15,7 +15,7 @@ use crate::errors::usage;
 /// A path that is neither (exit 2), or a damaged file.
 pub(crate) fn run(options: &InspectOptions) -> anyhow::Result<()> {
     let subject = options.subject.as_path();
-    let is_model = subject == Path::new(builtin::NAME) || subject.is_dir();
+    let is_model = [builtin::NAME, builtin::UNET].map(Path::new).contains(&subject) || subject.is_dir();
     if !is_model && !subject.exists() {
         let shown = subject.display();
         return Err(usage(format!(

@@ -3,7 +3,6 @@
 mod calibrate;
 mod folder;
 mod options;
-mod pacing;
 mod pictures;
 mod session;
 mod texts;
@@ -17,11 +16,12 @@ use crate::{interrupt, machine};
 
 use options::MorphVerb;
 
-pub(crate) use options::MorphCall;
+pub(crate) use options::{DEFAULT_PARTS, DEFAULT_SCHEDULE, MorphCall, Pacing};
 pub(crate) use pictures::{of_picture, tensor};
 use session::Session;
 pub(crate) use session::of_morph;
 use work::Work;
+pub(crate) use work::{anchor_gate, turns};
 
 /// Makes a morph.
 ///

@@ -1,7 +1,7 @@
 //! What a pipeline, a trainer or an inspector may ask of any denoiser.
 
 use candle_core::{Result, Tensor};
-use refrain_cache::{Context, Site};
+use refrain_cache::{Context, Part, Site};
 
 use crate::TextStates;
 
@@ -38,6 +38,13 @@ pub struct SiteInfo {
     pub output_values: usize,
 }
 
+impl SiteInfo {
+    /// A site whose parameters and operations are counted elsewhere.
+    pub fn enclosing(site: Site, output_values: usize) -> Self {
+        Self { site, parameters: 0, flops: 0, output_values }
+    }
+}
+
 /// Which third of a network a site lies in: the way down, the middle and the way up of a U-Net; the first, second and last
 /// third of the blocks of a transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +76,9 @@ pub trait Denoiser: Send + Sync {
 
     /// Where in the network a site lies.
     fn depth(&self, site: Site) -> Depth {
+        if site.part == Part::Model {
+            return Depth::Late;
+        }
         match 3 * usize::from(site.block) / self.blocks().max(1) {
             0 => Depth::Early,
             1 => Depth::Middle,
@@ -81,6 +91,12 @@ pub trait Denoiser: Send + Sync {
 
     /// The sites of one evaluation, in order of execution.
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo>;
+
+    /// Sites that enclose others, which `sites` does not list: their parameters and operations are those of what they
+    /// enclose, and not counted again.
+    fn enclosing_sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {
+        vec![SiteInfo::enclosing(Site::model(), self.latent_channels() * shape.height * shape.width)]
+    }
 
     /// Operations of one evaluation for one row; more than the sum over the sites by what is not cacheable.
     fn flops(&self, shape: &LatentShape) -> u64;

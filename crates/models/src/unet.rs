@@ -14,7 +14,7 @@ mod units;
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
-use refrain_cache::{Context, Site};
+use refrain_cache::{Context, Part, Site};
 use refrain_ops::{Activation, Conv2d, GroupNorm, Precision, TimestepEmbeddingOptions, silu};
 
 pub use config::{LevelConfig, TransformerConfig, UnetConfig};
@@ -289,6 +289,12 @@ impl Denoiser for Unet {
 
     fn depth(&self, site: Site) -> Depth {
         let block = usize::from(site.block);
+        match site.part {
+            // A stage's value leaves it on the way up, but for the coarsest, which is the middle.
+            Part::Stage if block + 1 == self.up.len() => return Depth::Middle,
+            Part::Stage | Part::Model => return Depth::Late,
+            _ => {}
+        }
         if block < self.middle_layers.start {
             Depth::Early
         } else if block < self.middle_layers.end {
@@ -309,6 +315,21 @@ impl Denoiser for Unet {
             .flat_map(|(layer, work)| layer.costs(work))
             .map(|(site, parameters, flops, output_values)| SiteInfo { site, parameters, flops, output_values })
             .collect()
+    }
+
+    fn enclosing_sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {
+        let mut work = Work { height: shape.height, width: shape.width, text_tokens: shape.text_tokens };
+        let model = SiteInfo::enclosing(Site::model(), self.config.channels * work.tokens());
+        let stages = (0..self.up.len()).map(|stage| {
+            let channels = match self.up.get(stage + 1) {
+                Some(unit) => unit.layer.out_channels(),
+                None => self.config.levels.last().map_or(0, |level| level.channels),
+            };
+            let site = SiteInfo::enclosing(Site::stage(stage), channels * work.tokens());
+            work = self.down.get(stage).map_or(work, |unit| unit.next(work));
+            site
+        });
+        stages.chain([model]).collect()
     }
 
     fn flops(&self, shape: &LatentShape) -> u64 {

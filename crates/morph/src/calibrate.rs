@@ -17,7 +17,7 @@ use refrain_models::Depth;
 
 use crate::error::{MorphError, Result};
 use crate::morpher::{Morpher, Watch};
-use crate::schedule::{Cuts, InjectionTable, StepInjection};
+use crate::schedule::Turns;
 use crate::text::Texts;
 
 /// Radial bands between no frequency and the finest.
@@ -50,11 +50,8 @@ impl Calibration {
             .map(|(info, depth)| (info.site, *depth))
             .collect();
         let all: Vec<Site> = sites.iter().map(|(site, _)| *site).collect();
-        let table = InjectionTable {
-            steps: (0..steps).map(|read| StepInjection { sites: all.clone(), weight: 1.0, read }).collect(),
-            ..InjectionTable::default()
-        };
-        let keyframes = morpher.invert_for(pictures, texts, table, watch)?;
+        let reads = (0..steps).flat_map(|step| all.iter().map(move |site| (step, *site))).collect();
+        let keyframes = morpher.invert_for(pictures, texts, reads, watch)?;
         let grid = morpher.token_grid()?;
         let mut archive = keyframes.archive.lock().unwrap_or_else(PoisonError::into_inner);
         for step in 0..steps {
@@ -73,11 +70,11 @@ impl Calibration {
         Ok(())
     }
 
-    /// The cuts that suit all that was added.
+    /// The turns that suit all that was added.
     ///
     /// # Errors
     /// Nothing added, or too few steps for three depths.
-    pub fn cuts(&self) -> Result<Cuts> {
+    pub fn turns(&self) -> Result<Turns> {
         let steps = self.steps;
         let dwell = ((DWELL * steps as f64).ceil() as usize).max(1);
         if self.sums.is_empty() || steps < 3 * dwell {
@@ -102,7 +99,7 @@ impl Calibration {
             }
         }
         let share = |step: usize| step as f64 / steps as f64;
-        Ok(Cuts { early: share(best.1), middle: share(best.2), until: 1.0 })
+        Ok(Turns::in_turn(share(best.1), share(best.2)))
     }
 
     /// Mean descriptor of each depth, for the report.
@@ -242,9 +239,8 @@ mod tests {
                 calibration.sums.insert((depth, step), (mix, 1));
             }
         }
-        let cuts = calibration.cuts()?;
-        assert_eq!((cuts.early, cuts.middle), (0.2, 0.5));
-        assert!(Calibration::default().cuts().is_err());
+        assert_eq!(calibration.turns()?, Turns::in_turn(0.2, 0.5));
+        assert!(Calibration::default().turns().is_err());
         Ok(())
     }
 }

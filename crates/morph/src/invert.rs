@@ -16,7 +16,6 @@ use crate::inject::{Capture, SharedArchive};
 use crate::keyframes::{Keyframes, Start};
 use crate::memory::Rung;
 use crate::morpher::{Evaluation, Inverter, Morpher, Phase, Watch};
-use crate::schedule::InjectionTable;
 use crate::text::Texts;
 
 impl Morpher<'_> {
@@ -25,22 +24,29 @@ impl Morpher<'_> {
     /// # Errors
     /// Pictures of another size than the morpher's, no rung that fits, a step that fails.
     pub fn invert(&self, pictures: &Tensor, texts: Texts, watch: &mut Watch<'_>) -> Result<Keyframes> {
-        self.invert_for(pictures, texts, self.table(), watch)
+        self.invert_for(pictures, texts, self.table().reads(), watch)
     }
 
-    /// As [`Morpher::invert`], with the features that a table reads.
-    pub(crate) fn invert_for(
+    /// As [`Morpher::invert`], with the features that others than its own table read: several morphers of the same steps,
+    /// size and memory can render from the same keyframes.
+    ///
+    /// # Errors
+    /// As [`Morpher::invert`].
+    pub fn invert_for(
         &self,
         pictures: &Tensor,
         texts: Texts,
-        table: InjectionTable,
+        reads: HashSet<(usize, Site)>,
         watch: &mut Watch<'_>,
     ) -> Result<Keyframes> {
         let count = pictures.dim(0)?;
         let (rung, predicted_bytes) = self.memory(count)?;
         let archive: SharedArchive = Arc::new(Mutex::new(Archive::new(rung.storage())?));
-        let table = if rung == Rung::Int8Stride2 { table.thinned() } else { table };
-        let wanted = if rung == Rung::Recompute { HashSet::new() } else { table.reads() };
+        let wanted = match rung {
+            Rung::Recompute => HashSet::new(),
+            Rung::Int8Stride2 => self.table().thinned().reads(),
+            _ => reads,
+        };
         let rows = (0..count).map(|row| Ok(self.pipeline.autoencoder().encode(&pictures.narrow(0, row, 1)?)?));
         let latents = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?;
         let walk = Walk {
@@ -53,7 +59,7 @@ impl Morpher<'_> {
         };
         let start = walk.run(&latents)?;
         let trajectory = walk.trajectory.into_inner().into_iter().flatten().collect();
-        Ok(Keyframes { start, texts, archive, table, trajectory, rung, latents, predicted_bytes })
+        Ok(Keyframes { start, texts, archive, trajectory, rung, latents, predicted_bytes })
     }
 
     /// A context that captures the wanted (step, site) pairs; rows are these endpoints. With a step given, that is what

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::blend::{lerp, slerp};
 use crate::error::{MorphError, Result};
+use crate::pace::evened;
 use crate::similarity::{Backbone, similarity};
 
 /// Sharpening of the global term.
@@ -79,13 +80,38 @@ fn root_mean_square(first: &[f32], second: &[f32]) -> f64 {
     (squares / first.len().max(1) as f64).sqrt()
 }
 
+/// Where the frames of a baseline lie.
+#[derive(Clone, Copy)]
+pub enum Pace<'a> {
+    /// Equal steps of the mixture: the baselines as usually defined.
+    Uniform,
+    /// Equal steps to a backbone's eye, measured on the evenly mixed sequence.
+    Even(&'a Backbone<'a>),
+}
+
+impl Pace<'_> {
+    /// `count` frames, ends included, of which `made` makes the one at a share of the way.
+    fn frames(self, count: usize, made: impl Fn(f64) -> Result<Tensor>) -> Result<Tensor> {
+        let all = |shares: Vec<f64>| -> Result<Tensor> {
+            Ok(Tensor::cat(&shares.into_iter().map(&made).collect::<Result<Vec<_>>>()?, 0)?)
+        };
+        let uniform: Vec<f64> = shares(count).collect();
+        match self {
+            Self::Uniform => all(uniform),
+            Self::Even(backbone) => {
+                let distances = backbone.steps(&all(uniform.clone())?)?;
+                all(uniform.into_iter().map(|share| evened(share, &distances)).collect())
+            }
+        }
+    }
+}
+
 /// The baseline *cross-fade*: `count` mixtures of the pixels, ends included.
 ///
 /// # Errors
 /// Pictures of different sizes.
-pub fn cross_fade((first, last): (&Tensor, &Tensor), count: usize) -> Result<Tensor> {
-    let rows = shares(count).map(|alpha| lerp(first, last, alpha));
-    Ok(Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
+pub fn cross_fade((first, last): (&Tensor, &Tensor), count: usize, pace: Pace<'_>) -> Result<Tensor> {
+    pace.frames(count, |share| Ok(lerp(first, last, share)?))
 }
 
 /// The baseline *latent slerp*: the autoencoder's latents interpolated on the sphere and decoded, with the pictures
@@ -93,19 +119,23 @@ pub fn cross_fade((first, last): (&Tensor, &Tensor), count: usize) -> Result<Ten
 ///
 /// # Errors
 /// Pictures that the autoencoder cannot take.
-pub fn latent_slerp(pipeline: &Pipeline, (first, last): (&Tensor, &Tensor), count: usize) -> Result<Tensor> {
+pub fn latent_slerp(
+    pipeline: &Pipeline,
+    (first, last): (&Tensor, &Tensor),
+    count: usize,
+    pace: Pace<'_>,
+) -> Result<Tensor> {
     let autoencoder = pipeline.autoencoder();
     let (a, b) = (autoencoder.encode(first)?, autoencoder.encode(last)?);
-    let rows = shares(count).enumerate().map(|(index, alpha)| {
-        if index == 0 {
+    pace.frames(count, |share| {
+        if share <= 0.0 {
             Ok(first.clone())
-        } else if index + 1 == count {
+        } else if share >= 1.0 {
             Ok(last.clone())
         } else {
-            Ok(autoencoder.decode(&slerp(&a, &b, alpha)?)?)
+            Ok(autoencoder.decode(&slerp(&a, &b, share)?)?)
         }
-    });
-    Ok(Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+    })
 }
 
 fn shares(count: usize) -> impl Iterator<Item = f64> {

@@ -5,7 +5,6 @@ use refrain_samplers::BelmState;
 
 use crate::inject::SharedArchive;
 use crate::memory::Rung;
-use crate::schedule::InjectionTable;
 use crate::text::Texts;
 
 /// Where the frames' denoising starts.
@@ -34,7 +33,6 @@ pub struct Keyframes {
     pub(crate) start: Start,
     pub(crate) texts: Texts,
     pub(crate) archive: SharedArchive,
-    pub(crate) table: InjectionTable,
     /// Latents at which each inversion step's network was last evaluated, `[keyframes, c, h, w]`; kept to recompute only.
     pub(crate) trajectory: Vec<Tensor>,
     pub(crate) rung: Rung,
@@ -62,13 +60,13 @@ impl Keyframes {
         archive.bytes() + latents
     }
 
+    /// Takes the anchor and its gate from `texts`, which have the same prompts: inversion does not see the anchor.
+    pub fn anchor(&mut self, texts: Texts) {
+        self.texts = texts;
+    }
+
     /// The texts in use.
     pub fn texts(&self) -> &Texts {
         &self.texts
-    }
-
-    /// Which sites are injected when.
-    pub fn table(&self) -> &InjectionTable {
-        &self.table
     }
 }

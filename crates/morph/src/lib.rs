@@ -2,11 +2,12 @@
 //!
 //! Both pictures are inverted to noise; what the network computes on the way is captured through the same sites at which
 //! caching happens, in the branches `Endpoint(i)`; while an in-between is denoised from interpolated noise under
-//! interpolated text, the two endpoints' features are blended and injected, depth group after depth group.
+//! interpolated text, the two endpoints' features are blended and injected: at all depths and steps, or depth group after depth group.
 //!
 //! This is built from the paper's public description; hook points, cuts between the depth groups and weights that the
-//! public text does not give are ours. What follows it: slerp of noise, lerp of text, residual injection with weight 0.4
-//! by a third-party reading, anchor tokens in the first fifth of the steps, the gate at 0.45.
+//! public text does not give are ours, and so are the defaults: convex injection with weight 0.5 at all depths and steps,
+//! and even pace. What follows it: slerp of noise, lerp of text, residual injection with weight 0.4 and turns of the depth
+//! groups by a third-party reading, anchor tokens in the first fifth of the steps, the gate at 0.45.
 //!
 //! | piece | what it is |
 //! |---|---|
@@ -29,6 +30,7 @@ mod keyframes;
 pub mod memory;
 mod morpher;
 pub mod pace;
+mod preview;
 mod render;
 pub mod schedule;
 pub mod similarity;

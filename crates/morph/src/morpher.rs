@@ -10,7 +10,7 @@ use refrain_samplers::{Sampler, Schedule, ScheduleRequest, SchedulerConfig, belm
 
 use crate::error::{MorphError, Result};
 use crate::memory::{Need, Rung};
-use crate::schedule::{Cuts, InjectionTable, Mode, Parts, TableRequest};
+use crate::schedule::{InjectionTable, Mode, Parts, TableRequest, Turns};
 
 /// How a picture becomes noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,14 +40,14 @@ pub struct Settings {
     /// How features are blended in.
     pub mode: Mode,
     /// When each depth has its turn.
-    pub cuts: Cuts,
+    pub turns: Turns,
     /// What is injected.
     pub parts: Parts,
     /// Share of the denoising steps, from the noisy end, during which the anchor is attended to.
     pub anchor_share: f64,
     /// Frames that are denoised together.
     pub batch: usize,
-    /// Most bytes for the endpoints' features.
+    /// Most bytes for the endpoints' features; `None` for no limit.
     pub memory: Option<usize>,
     /// A rung of the memory ladder instead of the first that fits.
     pub rung: Option<Rung>,
@@ -59,19 +59,23 @@ impl Default for Settings {
             inversion_steps: 25,
             denoising_steps: 25,
             inverter: Inverter::Ddim,
-            refinements: 2,
+            refinements: 1,
             guidance_scale: 1.0,
-            weight: 0.4,
+            weight: 0.5,
             mode: Mode::default(),
-            cuts: Cuts::THIRDS,
+            turns: Turns::THROUGHOUT,
             parts: Parts::default(),
             anchor_share: 0.2,
             batch: 8,
-            memory: None,
+            memory: Some(DEFAULT_MEMORY),
             rung: None,
         }
     }
 }
+
+/// Most bytes for the endpoints' features unless said otherwise, the same on every machine: how features are held decides
+/// the frames' last bits.
+pub const DEFAULT_MEMORY: usize = 2 << 30;
 
 /// What is being evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +142,8 @@ impl<'a> Morpher<'a> {
             header.sampler = "belm".to_owned();
             header.steps = belm_evaluations(&denoising)?;
         }
-        let sites = denoiser.sites(&shape);
+        let mut sites = denoiser.sites(&shape);
+        sites.extend(denoiser.enclosing_sites(&shape));
         Ok(Self {
             sites: sites.into_iter().map(|info| (info, denoiser.depth(info.site))).collect(),
             latent_values: denoiser.latent_channels() * shape.height * shape.width,
@@ -193,7 +198,7 @@ impl<'a> Morpher<'a> {
         InjectionTable::new(&TableRequest {
             sites: &self.sites,
             parts: self.settings.parts,
-            cuts: self.settings.cuts,
+            turns: self.settings.turns,
             weight: self.settings.weight,
             mode: self.settings.mode,
             denoising_steps: steps(self.settings.denoising_steps),

@@ -124,7 +124,8 @@ pub fn places(frames: usize, seconds: &[f64], ease: Ease, open: bool) -> Result<
 /// evenly spaced positions 0, 1/n, …, 1: the inverse of the piecewise linear path length.
 pub fn evened(position: f64, distances: &[f64]) -> f64 {
     let total: f64 = distances.iter().sum();
-    if distances.is_empty() || total <= 0.0 || !total.is_finite() {
+    // The ends stay, to the last bit.
+    if distances.is_empty() || total <= 0.0 || !total.is_finite() || position <= 0.0 || position >= 1.0 {
         return position;
     }
     let mut left = position.clamp(0.0, 1.0) * total;

@@ -81,10 +81,13 @@ impl Morpher<'_> {
         Ok(Rendered { latents, report: walk.context.into_inner().report() })
     }
 
-    /// The injections of this morpher's steps: the keyframes' own, or with another number of steps (previews) those of
-    /// them whose features were captured.
+    /// The injections of this morpher's steps. Those whose features were not captured are left out when they are read: a
+    /// preview of fewer steps makes do with what the frames need.
     fn table_for(&self, keyframes: &Keyframes) -> InjectionTable {
-        if self.header.steps == keyframes.table.steps.len() { keyframes.table.clone() } else { self.table() }
+        match keyframes.rung {
+            Rung::Int8Stride2 => self.table().thinned(),
+            _ => self.table(),
+        }
     }
 
     fn is_guided(&self) -> bool {

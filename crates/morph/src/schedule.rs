@@ -1,7 +1,7 @@
 //! Which sites are injected at which denoising step, how strongly, and which inversion step they read.
 //!
 //! The paper's public text (arXiv 2512.07155) names depth groups that are injected one after the other; the tables here
-//! (thirds of the run, or cuts found by `calibrate`) are our own design after that description.
+//! (thirds of the run, cuts found by `calibrate`, or all depths throughout) are our own design after that description.
 
 use refrain_cache::{Part, Site};
 use refrain_models::{Depth, SiteInfo};
@@ -40,59 +40,68 @@ impl std::str::FromStr for Mode {
     }
 }
 
-/// Where the run passes from early to middle and from middle to late depth, as shares of the denoising steps; and up to
-/// which share anything is injected at all.
+/// When each depth is injected: shares of the denoising steps counted from the noisy end, `(from, until)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cuts {
-    /// Early depth before this share of the steps.
-    pub early: f64,
-    /// Middle depth from there to this share, late depth behind it.
-    pub middle: f64,
-    /// Nothing from this share on.
-    #[serde(default = "whole")]
-    pub until: f64,
+pub struct Turns {
+    /// Down stages, first blocks.
+    pub early: (f64, f64),
+    /// Middle.
+    pub middle: (f64, f64),
+    /// Up stages, last blocks.
+    pub late: (f64, f64),
 }
 
-fn whole() -> f64 {
-    1.0
-}
+impl Turns {
+    /// The depths share the run equally, one after the other.
+    pub const THIRDS: Self = Self::in_turn(1.0 / 3.0, 2.0 / 3.0);
 
-impl Cuts {
-    /// The groups share the run equally.
-    pub const THIRDS: Self = Self { early: 1.0 / 3.0, middle: 2.0 / 3.0, until: 1.0 };
+    /// Every depth at every step.
+    pub const THROUGHOUT: Self = Self { early: (0.0, 1.0), middle: (0.0, 1.0), late: (0.0, 1.0) };
 
-    /// Cuts that `morph calibrate` found for the built-in PixArt model on three emoji (cat face among them), 25 steps.
-    pub const BUILTIN_FFT: Self = Self { early: 0.2, middle: 0.32, until: 1.0 };
+    /// What `morph calibrate` found for the built-in PixArt model on three emoji (cat face among them), 25 steps.
+    pub const BUILTIN_FFT: Self = Self::in_turn(0.2, 0.32);
 
-    /// Reads a file that [`Cuts`] were written to as JSON.
+    /// One depth after the other: early before the share `early`, late from `middle` on.
+    pub const fn in_turn(early: f64, middle: f64) -> Self {
+        Self { early: (0.0, early), middle: (early, middle), late: (middle, 1.0) }
+    }
+
+    /// Reads a file that [`Turns`] were written to as JSON.
     ///
     /// # Errors
     /// What is no such file, and shares out of order or outside 0..=1.
     pub fn from_json(text: &str) -> Result<Self> {
-        let cuts: Self = serde_json::from_str(text).map_err(|error| MorphError::Schedule(error.to_string()))?;
-        let ordered = 0.0 <= cuts.early && cuts.early <= cuts.middle && cuts.middle <= 1.0;
-        if !ordered || !(0.0..=1.0).contains(&cuts.until) {
-            let problem = "expected 0 <= early <= middle <= 1 and until between 0 and 1";
-            return Err(MorphError::Schedule(format!("{problem}, found {cuts:?}")));
+        let turns: Self = serde_json::from_str(text).map_err(|error| MorphError::Schedule(error.to_string()))?;
+        let ordered = |(from, until): (f64, f64)| 0.0 <= from && from <= until && until <= 1.0;
+        if !turns.all().into_iter().all(ordered) {
+            let problem = "expected 0 <= from <= until <= 1 for each depth";
+            return Err(MorphError::Schedule(format!("{problem}, found {turns:?}")));
         }
-        Ok(cuts)
+        Ok(turns)
     }
 
-    /// The group of denoising step `step` of `steps`, from the noisy end.
-    pub fn depth(&self, step: usize, steps: usize) -> Option<Depth> {
+    /// Nothing from the share `last` on.
+    #[must_use]
+    pub fn until(self, last: f64) -> Self {
+        let cut = |(from, until): (f64, f64)| (from.min(last), until.min(last));
+        Self { early: cut(self.early), middle: cut(self.middle), late: cut(self.late) }
+    }
+
+    /// Whether a depth is injected at denoising step `step` of `steps`, from the noisy end.
+    pub fn hold(&self, depth: Depth, step: usize, steps: usize) -> bool {
         let share = step as f64 / steps.max(1) as f64;
-        // Shares are sums of floats: a step on the cut belongs behind it.
-        let before = |cut: f64| share + 1e-9 < cut;
-        if !before(self.until) {
-            None
-        } else if before(self.early) {
-            Some(Depth::Early)
-        } else if before(self.middle) {
-            Some(Depth::Middle)
-        } else {
-            Some(Depth::Late)
-        }
+        let (from, until) = match depth {
+            Depth::Early => self.early,
+            Depth::Middle => self.middle,
+            Depth::Late => self.late,
+        };
+        // Shares are sums of floats: a step on the border belongs behind it.
+        from <= share + 1e-9 && share + 1e-9 < until
+    }
+
+    fn all(&self) -> [(f64, f64); 3] {
+        [self.early, self.middle, self.late]
     }
 }
 
@@ -107,29 +116,46 @@ pub struct Parts {
     pub feed_forward: bool,
     /// Residual blocks of a U-Net.
     pub residual: bool,
+    /// Stages of a U-Net: what lies below each skip connection.
+    pub stage: bool,
+    /// What the whole network predicts.
+    pub model: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { attention: true, cross_attention: false, feed_forward: true, residual: true }
+        Self { attention: true, feed_forward: true, residual: true, ..Self::NONE }
     }
 }
 
 impl Parts {
+    const NONE: Self = Self {
+        attention: false,
+        cross_attention: false,
+        feed_forward: false,
+        residual: false,
+        stage: false,
+        model: false,
+    };
+
     /// Reads `attention,feed-forward`.
     ///
     /// # Errors
     /// An unknown name, or none.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut parts = Self { attention: false, cross_attention: false, feed_forward: false, residual: false };
+        let mut parts = Self::NONE;
         for name in text.split(',') {
             match name.trim() {
                 "attention" => parts.attention = true,
                 "cross-attention" => parts.cross_attention = true,
                 "feed-forward" => parts.feed_forward = true,
                 "residual" => parts.residual = true,
+                "stage" => parts.stage = true,
+                "model" => parts.model = true,
                 other => {
-                    let expected = "attention, cross-attention, feed-forward or residual, joined by commas".to_owned();
+                    let expected =
+                        "attention, cross-attention, feed-forward, residual, stage or model, joined by commas"
+                            .to_owned();
                     return Err(MorphError::Setting { what: "inject parts", expected, value: other.to_owned() });
                 }
             }
@@ -143,7 +169,9 @@ impl Parts {
             Part::CrossAttention => self.cross_attention,
             Part::FeedForward => self.feed_forward,
             Part::Residual => self.residual,
-            Part::Stage | Part::Span { .. } | Part::Model => false,
+            Part::Stage => self.stage,
+            Part::Model => self.model,
+            Part::Span { .. } => false,
         }
     }
 }
@@ -176,7 +204,7 @@ pub struct TableRequest<'a> {
     /// Which parts take part.
     pub parts: Parts,
     /// When each depth has its turn.
-    pub cuts: Cuts,
+    pub turns: Turns,
     /// Strength, 0 for none.
     pub weight: f32,
     /// How it is blended.
@@ -194,11 +222,11 @@ impl InjectionTable {
         let count = request.denoising_steps;
         let steps = (0..count)
             .map(|step| {
-                let depth = request.cuts.depth(step, count).filter(|_| request.weight != 0.0);
-                let chosen = request
-                    .sites
-                    .iter()
-                    .filter(|(info, place)| Some(*place) == depth && request.parts.holds(info.site.part));
+                let chosen = request.sites.iter().filter(|(info, depth)| {
+                    request.weight != 0.0
+                        && request.turns.hold(*depth, step, count)
+                        && request.parts.holds(info.site.part)
+                });
                 StepInjection {
                     sites: chosen.map(|(info, _)| info.site).collect(),
                     weight: request.weight,
@@ -261,7 +289,7 @@ mod tests {
         InjectionTable::new(&TableRequest {
             sites: &sites(),
             parts: Parts::default(),
-            cuts: Cuts::THIRDS,
+            turns: Turns::THIRDS,
             weight: 0.4,
             mode: Mode::Residual,
             denoising_steps,
@@ -297,10 +325,21 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_read_and_checked() {
-        assert!(Cuts::from_json(r#"{"early": 0.2, "middle": 0.5}"#).is_ok_and(|cuts| cuts.until == 1.0));
-        for bad in ["", "[]", r#"{"early": 0.6, "middle": 0.5}"#, r#"{"early": 0.1, "middle": 0.5, "x": 1}"#] {
-            assert!(Cuts::from_json(bad).is_err(), "{bad}");
+    fn turns_are_read_and_checked() {
+        let read =
+            |early: &str| Turns::from_json(&format!(r#"{{"early": {early}, "middle": [0, 1], "late": [0.5, 1]}}"#));
+        assert!(read("[0, 0.2]").is_ok_and(|turns| turns.early == (0.0, 0.2)));
+        for bad in ["[0.3, 0.2]", "[-0.1, 0.2]", "[0, 1.1]", "[0]", "0.2", r#"[0, 1], "x": 1"#] {
+            assert!(read(bad).is_err(), "{bad}");
         }
+        assert!(Turns::from_json("").is_err());
+    }
+
+    #[test]
+    fn turns_may_overlap_and_end_early() {
+        let turns = Turns::THROUGHOUT.until(0.5);
+        let held = |step| [Depth::Early, Depth::Middle, Depth::Late].map(|depth| turns.hold(depth, step, 10));
+        assert_eq!((held(0), held(4), held(5)), ([true; 3], [true; 3], [false; 3]));
+        assert!(!Turns::THIRDS.until(0.0).hold(Depth::Early, 0, 10));
     }
 }

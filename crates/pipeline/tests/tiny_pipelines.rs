@@ -110,6 +110,12 @@ fn unet_with_odd_sides() -> TestResult {
     text_pipeline_agrees("unet-odd")
 }
 
+/// Every layer of Stable Diffusion 1.5, narrower.
+#[test]
+fn unet_with_the_layers_of_stable_diffusion() -> TestResult {
+    text_pipeline_agrees("unet-sd15")
+}
+
 fn class_pipeline_agrees(name: &str) -> TestResult {
     let folder = fixture(name);
     let (pipeline, expected) = (load(&folder)?, tensors(&folder.join("expected.safetensors"))?);

@@ -227,7 +227,7 @@ impl Recipe {
         GenImageOptions {
             prompt: vec![self.prompt.clone()],
             negative_prompt: Some(self.negative_prompt.clone()),
-            model: (self.model == builtin::NAME).then(|| PathBuf::from(builtin::NAME)),
+            model: [builtin::NAME, builtin::UNET].contains(&self.model.as_str()).then(|| PathBuf::from(&self.model)),
             dtype: Some(self.dtype.clone()),
             batch_count: Some(1),
             width: Some(self.width),

@@ -26,7 +26,7 @@ pub(crate) struct CalibrateOptions {
     /// Steps from picture to noise
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) steps: usize,
-    /// Model folder in the diffusers layout, or `builtin`
+    /// Model folder in the diffusers layout, or `builtin` [default: builtin-unet]
     #[arg(short, long, value_name = "FOLDER")]
     pub(crate) model: Option<PathBuf>,
     /// Threads [default: all cores]
@@ -44,7 +44,7 @@ pub(super) fn run(options: &CalibrateOptions, verbosity: Verbosity) -> anyhow::R
     interrupt::listen();
     let console = Console::new(verbosity, false, false);
     let loaded = pictures::load(&options.pictures, [255; 3], &console)?;
-    let model = NamedModel::find(options.model.as_deref())?;
+    let model = NamedModel::find_morpher(options.model.as_deref())?;
     machine::in_pool(|| {
         let pipeline = Pipeline::load(&model.source, LoadOptions::default())?;
         let (height, width) = pipeline.default_size();
@@ -64,17 +64,17 @@ pub(super) fn run(options: &CalibrateOptions, verbosity: Verbosity) -> anyhow::R
             let texts = Texts::encode(&pipeline, &[String::new()], None).map_err(of_morph)?;
             calibration.add(&morpher, &tensor(&[picture])?, texts, &mut unwatched).map_err(of_morph)?;
         }
-        let cuts = calibration.cuts().map_err(of_morph)?;
+        let turns = calibration.turns().map_err(of_morph)?;
         for (name, bands) in ["early", "middle", "late"].into_iter().zip(calibration.prototypes()) {
             let bands: Vec<String> = bands.iter().map(|band| format!("{band:.3}")).collect();
             console.note(&format!("{name:<7} {}", bands.join(" ")));
         }
-        output::write_file(&options.output, (serde_json::to_string_pretty(&cuts)? + "\n").as_bytes())?;
+        output::write_file(&options.output, (serde_json::to_string_pretty(&turns)? + "\n").as_bytes())?;
         console.result(&format!(
             "{}: early until {:.2}, middle until {:.2} of the steps",
             options.output.display(),
-            cuts.early,
-            cuts.middle
+            turns.early.1,
+            turns.middle.1
         ))
     })
 }

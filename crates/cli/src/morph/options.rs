@@ -9,6 +9,11 @@ use refrain_morph::schedule::Mode;
 use super::calibrate::CalibrateOptions;
 use crate::gen_image::names;
 
+/// When injection happens unless said otherwise.
+pub(crate) const DEFAULT_SCHEDULE: &str = "throughout";
+/// What is injected unless said otherwise.
+pub(crate) const DEFAULT_PARTS: &str = "attention,feed-forward,residual";
+
 /// `refrain morph` as typed.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
@@ -99,9 +104,9 @@ pub(crate) struct MorphOptions {
     /// How time runs along a segment: linear, in, out, in-out
     #[arg(long, value_name = "NAME", default_value = "linear", value_parser = PossibleValuesParser::new(refrain_morph::pace::Ease::NAMES), help_heading = "Pace")]
     pub(crate) ease: String,
-    /// Equal steps of the mixture, or equal steps to the eye
-    #[arg(long, value_enum, default_value_t = Pacing::Uniform, help_heading = "Pace")]
-    pub(crate) schedule: Pacing,
+    /// Equal steps of the mixture, or equal steps to the model's eye [default: even; uniform with --inverter belm]
+    #[arg(long, value_enum, help_heading = "Pace")]
+    pub(crate) schedule: Option<Pacing>,
 
     /// What the first picture shows
     #[arg(long, value_name = "TEXT", help_heading = "Text")]
@@ -115,9 +120,13 @@ pub(crate) struct MorphOptions {
     /// What all pictures share: attended to in the first fifth of the steps
     #[arg(long, value_name = "TEXT", help_heading = "Text")]
     pub(crate) anchor: Option<String>,
-    /// Where prompts come from that are not given: `vocabulary` (the built-in model's own words, by inversion loss), `none`,
-    /// `auto` (vocabulary where there is one), or any program that prints a caption of the picture named to it
-    #[arg(long, value_name = "CMD", default_value = "auto", help_heading = "Text")]
+    /// Least cosine between the anchor and each prompt, below which it is dropped [default: 0.45, for CLIP; 0.25 for the
+    /// built-in model]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Text")]
+    pub(crate) anchor_gate: Option<f64>,
+    /// Where prompts come from that are not given: `none`, `vocabulary` (the built-in models' own words, by inversion loss;
+    /// some 280 evaluations a picture), or any program that prints a caption of the picture named to it
+    #[arg(long, value_name = "CMD", default_value = "none", help_heading = "Text")]
     pub(crate) captioner: String,
 
     /// Steps from noise to frame
@@ -145,17 +154,18 @@ pub(crate) struct MorphOptions {
     /// How features are blended in: residual h + wC (the paper), convex (1-w)h + wC, renorm (residual at h's norm)
     #[arg(long, value_name = "NAME", default_value = "convex", value_parser = PossibleValuesParser::new(Mode::NAMES), help_heading = "Injection")]
     pub(crate) inject_mode: String,
-    /// Which depth is injected when: thirds (early, middle, late), fft (the built-in calibration) or a file of `morph
-    /// calibrate`
-    #[arg(long, value_name = "NAME|FILE", default_value = "thirds", help_heading = "Injection")]
+    /// Which depth is injected when: throughout (all at every step), thirds (early, middle, late in turn), fft (the built-in
+    /// calibration) or a file of `morph calibrate`
+    #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_SCHEDULE, help_heading = "Injection")]
     pub(crate) inject_schedule: String,
-    /// What is injected: attention, cross-attention, feed-forward, residual
-    #[arg(long, value_name = "PARTS", default_value = "attention,feed-forward,residual", help_heading = "Injection")]
+    /// What is injected: attention, cross-attention, feed-forward, residual, stage (of a U-Net), model
+    #[arg(long, value_name = "PARTS", default_value = DEFAULT_PARTS, help_heading = "Injection")]
     pub(crate) inject_parts: String,
     /// Share of the steps, from the noisy end, in which anything is injected [default: the schedule's]
     #[arg(long, value_name = "SHARE", help_heading = "Injection")]
     pub(crate) inject_until: Option<f64>,
     /// Memory for the endpoints' features, for example 512MiB: the first way of storing them that fits is taken
+    /// [default: 2GiB]
     #[arg(long, value_name = "BYTES", help_heading = "Injection")]
     pub(crate) cache_memory: Option<String>,
     /// How features are stored: f32, bf16, int8, int8-stride2, file, recompute [default: the first that fits]
@@ -172,7 +182,7 @@ pub(crate) struct MorphOptions {
     #[arg(long, help_heading = "Cache")]
     pub(crate) cache_report: bool,
 
-    /// Model folder in the diffusers layout, or `builtin`
+    /// Model folder in the diffusers layout, or `builtin` [default: builtin-unet]
     #[arg(short, long, value_name = "FOLDER", help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// Arithmetic of the weights

@@ -8,6 +8,7 @@ use refrain_media::sequence::{FrameSink, SequenceFormat, SinkOptions, create_sin
 use refrain_media::{Picture, save_picture};
 use refrain_metrics::psnr;
 use refrain_morph::pace::Place;
+use refrain_morph::similarity::Backbone;
 use refrain_morph::text::Texts;
 use refrain_morph::{Evaluation, Keyframes, MorphError, Morpher};
 use refrain_pipeline::Pipeline;
@@ -16,7 +17,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::folder::FrameFolder;
 use super::options::Pacing;
-use super::pacing;
 use super::pictures;
 use super::texts;
 use super::work::Work;
@@ -47,6 +47,7 @@ impl<'a> Session<'a> {
         let (prompts, origin) = texts::prompts(self.work, self.pipeline, &keys)?;
         let morpher = Morpher::new(self.pipeline, self.work.settings.clone(), size).map_err(of_morph)?;
         let encoded = Texts::encode(self.pipeline, &prompts, self.work.options.anchor.as_deref()).map_err(of_morph)?;
+        let encoded = encoded.gated(self.work.anchor_gate);
         self.say_texts(&prompts, origin.name(), &encoded)?;
         let (rung, bytes) = morpher.memory(keys.len()).map_err(of_morph)?;
         self.console.note(&format!("features of the endpoints: {:.1} MiB ({rung})", mebibytes(bytes)));
@@ -64,9 +65,10 @@ impl<'a> Session<'a> {
         let reconstruction = self.say_reconstruction(&morpher, &inverted, &progress)?;
         let mut batch = Vec::new();
         let mut places = self.work.places.clone();
-        if self.work.options.schedule == Pacing::Even {
-            let moved = pacing::even(&morpher, &inverted, (&places, size), &mut watch);
-            places = moved.map_err(|error| self.stopped_any(error, &mut output))?;
+        if self.work.pacing == Pacing::Even {
+            let backbone = Backbone::new(self.pipeline, size).map_err(of_morph)?;
+            let moved = morpher.evened((&inverted, &pictures::tensor(&keys)?), &places, &backbone, &mut watch);
+            places = moved.map_err(|error| self.stopped(error, &mut output))?;
         }
         for (index, place) in places.iter().enumerate() {
             let last = places.get(index + 1).is_none_or(|next| next.segment != place.segment);
@@ -108,7 +110,12 @@ impl<'a> Session<'a> {
     fn evaluations(&self, morpher: &Morpher<'_>, keyframes: usize) -> usize {
         let (denoising, inversion) = morpher.evaluations();
         let rendered = self.work.places.iter().filter(|place| !self.is_given(place)).count();
-        keyframes * inversion + rendered * denoising
+        let segments = self.work.places.last().map_or(0, |place| place.segment + 1);
+        let previewed = match self.work.pacing {
+            Pacing::Uniform => 0,
+            Pacing::Even => morpher.preview_evaluations(segments),
+        };
+        keyframes * inversion + previewed + rendered * denoising
     }
 
     /// Whether a frame is one of the pictures themselves.
@@ -154,8 +161,8 @@ impl<'a> Session<'a> {
                 self.console.note(&format!("anchor: similarity to the prompts {reliability:.2}"));
             } else {
                 self.console.warn(&format!(
-                    "the anchor is not used: its similarity to a prompt is {reliability:.2}, below {:.2}",
-                    refrain_morph::text::RELIABLE
+                    "the anchor is not used: its similarity to a prompt is {reliability:.2}, below {:.2} (--anchor-gate)",
+                    texts.gate
                 ))?;
             }
         }
@@ -197,13 +204,14 @@ impl<'a> Session<'a> {
             "pictures": hashes,
             "prompts": prompts,
             "anchor": options.anchor,
+            "anchor_gate": work.anchor_gate,
             "width": width,
             "height": height,
             "fit": format!("{:?}", options.fit),
             "background": work.background,
             "frames": places,
             "reconstruct_ends": options.reconstruct_ends,
-            "pacing": format!("{:?}", options.schedule),
+            "pacing": format!("{:?}", work.pacing),
             "steps": settings.denoising_steps,
             "inversion_steps": settings.inversion_steps,
             "inverter": format!("{:?}", settings.inverter),
@@ -211,7 +219,7 @@ impl<'a> Session<'a> {
             "guidance_scale": settings.guidance_scale,
             "weight": settings.weight,
             "mode": settings.mode,
-            "cuts": settings.cuts,
+            "turns": settings.turns,
             "parts": format!("{:?}", settings.parts),
             "cache": work.cache.spelling(),
         }))

@@ -7,7 +7,6 @@ use refrain_media::Picture;
 use refrain_pipeline::Pipeline;
 
 use super::{of_morph, tensor};
-use crate::builtin;
 use crate::errors::usage;
 use crate::gen_image::check_prompt;
 
@@ -48,10 +47,8 @@ pub(super) fn prompts(work: &Work, pipeline: &Pipeline, keys: &[Picture]) -> any
     let options = &work.options;
     let source = match options.captioner.as_str() {
         "none" => Origin::None,
-        "auto" if work.model.name == builtin::NAME => Origin::Vocabulary,
-        "auto" => Origin::None,
-        "vocabulary" if work.model.name == builtin::NAME => Origin::Vocabulary,
-        "vocabulary" => return Err(usage("--captioner vocabulary: only the built-in model's words are known")),
+        "vocabulary" if work.model.knows_emoji() => Origin::Vocabulary,
+        "vocabulary" => return Err(usage("--captioner vocabulary: only the words of the built-in models are known")),
         _ => Origin::Captioner,
     };
     let count = options.pictures.len();

@@ -6,13 +6,14 @@ use refrain_media::sequence::{FrameRate, SequenceFormat};
 use refrain_media::{Picture, Rgb};
 use refrain_morph::memory::Rung;
 use refrain_morph::pace::{Ease, Place, places};
-use refrain_morph::schedule::{Cuts, Parts};
+use refrain_morph::schedule::Parts;
+use refrain_morph::text::{RELIABLE, RELIABLE_BUILTIN, RELIABLE_BUILTIN_UNET};
 use refrain_morph::{Inverter, MorphError, Settings};
 use refrain_ops::Precision;
 
-use super::options::{InverterName, MorphOptions};
+use super::options::{InverterName, MorphOptions, Pacing};
 use super::pictures;
-use crate::builtin::NamedModel;
+use crate::builtin::{self, NamedModel};
 use crate::cache::CacheChoice;
 use crate::errors::{usage, usage_because};
 use crate::events::Console;
@@ -30,6 +31,9 @@ pub(crate) struct Work {
     pub(crate) precision: Precision,
     pub(crate) settings: Settings,
     pub(crate) cache: CacheChoice,
+    pub(crate) pacing: Pacing,
+    /// Least similarity of the anchor to the prompts.
+    pub(crate) anchor_gate: f64,
     pub(crate) background: Rgb,
     /// One entry per frame.
     pub(crate) places: Vec<Place>,
@@ -67,8 +71,14 @@ impl Work {
         }
         let sheet = sheet(&options);
         output_is_writable(&options, format, sheet.as_deref())?;
+        let model = NamedModel::find_morpher(options.model.as_deref())?;
         Ok(Self {
-            model: NamedModel::find(options.model.as_deref())?,
+            pacing: options.schedule.unwrap_or(match options.inverter {
+                InverterName::Ddim => Pacing::Even,
+                InverterName::Belm => Pacing::Uniform,
+            }),
+            anchor_gate: anchor_gate(options.anchor_gate, &model)?,
+            model,
             precision: options.dtype.parse().map_err(|error: refrain_ops::OpsError| usage_because(error))?,
             settings: settings(&options)?,
             cache: CacheChoice::parse(Some(&options.cache), &options.cache_option)?,
@@ -106,13 +116,27 @@ fn seconds(options: &MorphOptions) -> anyhow::Result<Vec<f64>> {
     }
 }
 
+/// The gate of the call, or the one that belongs to the model's text encoder.
+///
+/// # Errors
+/// A number that is no cosine (exit 2).
+pub(crate) fn anchor_gate(asked: Option<f64>, model: &NamedModel) -> anyhow::Result<f64> {
+    match asked {
+        Some(gate) if (-1.0..=1.0).contains(&gate) => Ok(gate),
+        Some(gate) => Err(usage(format!("--anchor-gate must be a cosine, between -1 and 1, got {gate}"))),
+        None if model.name == builtin::NAME => Ok(RELIABLE_BUILTIN),
+        None if model.name == builtin::UNET => Ok(RELIABLE_BUILTIN_UNET),
+        None => Ok(RELIABLE),
+    }
+}
+
 fn settings(options: &MorphOptions) -> anyhow::Result<Settings> {
-    let mut cuts = cuts(&options.inject_schedule)?;
+    let mut turns = turns(&options.inject_schedule)?;
     if let Some(until) = options.inject_until {
         if !(0.0..=1.0).contains(&until) {
             return Err(usage(format!("--inject-until must be between 0 and 1, got {until}")));
         }
-        cuts.until = until;
+        turns = turns.until(until);
     }
     let of_flags = |error: MorphError| usage(error.to_string());
     Ok(Settings {
@@ -126,20 +150,24 @@ fn settings(options: &MorphOptions) -> anyhow::Result<Settings> {
         guidance_scale: options.cfg_scale,
         weight: options.inject,
         mode: options.inject_mode.parse().map_err(of_flags)?,
-        cuts,
+        turns,
         parts: Parts::parse(&options.inject_parts).map_err(of_flags)?,
         batch: options.batch,
-        memory: options.cache_memory.as_deref().map(bytes).transpose()?,
+        memory: options.cache_memory.as_deref().map(bytes).transpose()?.or(Settings::default().memory),
         rung: options.cache_storage.as_deref().map(str::parse::<Rung>).transpose().map_err(of_flags)?,
         ..Settings::default()
     })
 }
 
-/// `thirds`, `fft`, or a file.
-fn cuts(name: &str) -> anyhow::Result<Cuts> {
+/// `thirds`, `fft`, `throughout`, or a file.
+///
+/// # Errors
+/// A file that is none (exit 2).
+pub(crate) fn turns(name: &str) -> anyhow::Result<Turns> {
     match name {
-        "thirds" => return Ok(Cuts::THIRDS),
-        "fft" => return Ok(Cuts::BUILTIN_FFT),
+        "thirds" => return Ok(Turns::THIRDS),
+        "fft" => return Ok(Turns::BUILTIN_FFT),
+        "throughout" => return Ok(Turns::THROUGHOUT),
         _ => {}
     }
     let wrong = |why: String| usage(format!("--inject-schedule {name}: {why}"));
@@ -148,7 +176,7 @@ fn cuts(name: &str) -> anyhow::Result<Cuts> {
         return Err(wrong(format!("{size} bytes are no schedule")));
     }
     let text = std::fs::read_to_string(name).map_err(|error| wrong(error.to_string()))?;
-    Cuts::from_json(&text).map_err(|error| wrong(error.to_string()))
+    Turns::from_json(&text).map_err(|error| wrong(error.to_string()))
 }
 
 /// A number of bytes: `512MiB`, `2GB`, `100000`.
