@@ -43,7 +43,7 @@ pub(crate) struct TrainRouterOptions {
     )]
     pub(crate) output: String,
     /// Pictures to search with; twice as many more fit the coefficients that are kept
-    #[arg(long, value_name = "N", default_value_t = 24, help_heading = "Method steps")]
+    #[arg(long, value_name = "N", default_value_t = 12, help_heading = "Method steps")]
     pub(crate) trials: u64,
     /// Optimiser steps for each budget
     #[arg(long, value_name = "N", default_value_t = 4000, help_heading = "Method harmonica")]
