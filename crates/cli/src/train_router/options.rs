@@ -43,7 +43,7 @@ pub(crate) struct TrainRouterOptions {
     )]
     pub(crate) output: String,
     /// Pictures to search with; twice as many more fit the coefficients that are kept. For a stream: pieces of clips, styles
-    /// taking turns [default: 24; for a stream 5]
+    /// taking turns [default: 12; for a stream 5]
     #[arg(long, value_name = "N", help_heading = "Method steps")]
     pub(crate) trials: Option<usize>,
     /// Learn for `refrain stream`: how often each part of the model computes while frames of this clip go by; repeatable.
@@ -158,7 +158,7 @@ impl TrainRouterOptions {
 
     /// Pictures, or pieces of clips, to search with.
     pub(super) fn trials(&self) -> usize {
-        self.trials.unwrap_or(if self.stream.is_empty() { 24 } else { 5 })
+        self.trials.unwrap_or(if self.stream.is_empty() { 12 } else { 5 })
     }
 
     /// The proxy by its name.

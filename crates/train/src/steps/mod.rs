@@ -37,7 +37,7 @@ pub struct StepSearch {
 
 impl Default for StepSearch {
     fn default() -> Self {
-        Self { terms: 4, trials: 24, sweeps: 3 }
+        Self { terms: 4, trials: 12, sweeps: 3 }
     }
 }
 
