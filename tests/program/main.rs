@@ -14,6 +14,7 @@
 //! | `routers` | learned routers: trained, shipped and refused |
 //! | `refusals` | bad input: one line, the right exit code, no partial file |
 //! | `streaming` | clips and pipes in another style |
+//! | `videos` | clips from text |
 //! | `inspection` | `inspect` |
 //! | `benching` | `bench cache` |
 
@@ -34,3 +35,4 @@ mod refusals;
 mod routers;
 mod streaming;
 mod support;
+mod videos;

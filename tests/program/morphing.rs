@@ -215,7 +215,7 @@ fn bad_pictures_and_places_are_one_line() {
         (&["a.png", "b.png", "--frames", "1"][..], "--frames"),
         (&["a.png", "b.png", "--frames", "241"], "at most 240"),
         (&["a.png", "b.png", "c.png", "--seconds", "1", "2", "3"], "--seconds"),
-        (&["a.png", "b.png", "-o", "clip.mp4"], "clip.mp4"),
+        (&["a.png", "b.png", "-o", "clip.mpg"], "clip.mpg"),
         (&["a.png", "b.png", "-o", "a.png/out"], "a.png"),
         (&["a.png", "b.png", "--inject", "2"], "injection weight"),
         (&["a.png", "b.png", "--inject-schedule", "none.json"], "none.json"),
@@ -336,4 +336,17 @@ fn a_captioner_is_any_program_that_prints_a_line() {
     let outcome = outcome.succeeded();
     assert!(outcome.stderr.contains("a picture of a.png"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("captioner"), "{}", outcome.stderr);
+}
+
+#[cfg(feature = "ffmpeg")]
+#[test]
+fn frames_become_a_film() {
+    let folder = Folder::new();
+    pictures(&folder);
+    for name in ["out.mp4", "out.webm"] {
+        morph(&folder, &["a.png", "b.png", "-o", name]).succeeded();
+        let mut source = refrain_media::sequence::open_source(&folder.path(name), Default::default()).unwrap();
+        assert_eq!(std::iter::from_fn(|| source.next_frame().unwrap()).count(), 7, "{name}");
+        assert!(source.info().rate.per_second() > 5.0, "{name}");
+    }
 }

@@ -88,6 +88,14 @@ impl Context {
         }
     }
 
+    /// Forgets all features in the middle of a run, whose account goes on: at its next visit every site computes. For what
+    /// makes them worthless, such as a new prompt or a replaced sink of a stream.
+    pub fn forget(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.forget();
+        }
+    }
+
     /// Begins one evaluation of the model. An index that does not grow starts a new run.
     pub fn begin_step(&mut self, step: Step) {
         self.step = Some(step);

@@ -160,6 +160,12 @@ impl Live {
         self.fallback = self.policy.start(&self.header).err().map(|error| error.to_string());
     }
 
+    /// Forgets all features; the run goes on.
+    pub(crate) fn forget(&mut self) {
+        self.store.clear();
+        self.policy.forget();
+    }
+
     /// Frees all features behind the last step: nobody reads them again.
     pub(crate) fn end_step(&mut self) {
         if self.step.is_some_and(|step| step.is_last()) {
@@ -432,6 +438,7 @@ impl Live {
             run: self.header.clone(),
             model_value: self.policy.model_value(),
             provenance: self.policy.provenance(),
+            repeats: None,
             validation: None,
         };
         let columns: Vec<(Site, Vec<Planned>)> =

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::action::MAX_HISTORY;
+use crate::policies::MotionLimits;
 use crate::{CacheError, Coefficients, ModelValue, RunHeader, Site};
 
 /// Most steps and sites of a plan; a file that asks for more is refused.
@@ -63,6 +65,9 @@ pub struct PlanHeader {
     pub model_value: ModelValue,
     /// Who made it: the policy's spelling, a router, a search.
     pub provenance: String,
+    /// For a run without end: the table is one period of frames, repeated within these limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<MotionLimits>,
     /// The harm it does, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
@@ -115,7 +120,7 @@ impl Plan {
             if plan.sites.last() == Some(&column.0) {
                 return Err(invalid(format!("site {} comes twice", column.0)));
             }
-            check_column(column.0, &column.1, steps)?;
+            check_column(column.0, &column.1, (steps, plan.header.repeats.is_some()))?;
             plan.sites.push(column.0);
         }
         for step in 0..steps {
@@ -182,6 +187,11 @@ impl Plan {
 
     /// How many computed values of a column may still be read after `step`, for every step.
     pub(crate) fn liveness(&self, column: usize) -> Vec<u8> {
+        if self.header.repeats.is_some() {
+            // The end of a period reads what its beginning computed, and the other way round.
+            let reads = (0..self.steps).map(|step| self.at(step, column).reads()).max().unwrap_or(0);
+            return vec![reads as u8; self.steps];
+        }
         let mut needed = vec![0u8; self.steps];
         let mut wanted = 0usize;
         for step in (0..self.steps).rev() {
@@ -204,7 +214,7 @@ impl Plan {
     /// [`CacheError::PlanMismatch`] that says what differs.
     pub fn check_matches(&self, here: &RunHeader) -> Result<(), CacheError> {
         let mut differences = self.header.run.differences(here);
-        if differences.is_empty() && self.steps > here.steps {
+        if differences.is_empty() && self.header.repeats.is_none() && self.steps > here.steps {
             differences.push(format!("the plan has {} steps and the run {}", self.steps, here.steps));
         }
         if differences.is_empty() {
@@ -227,12 +237,15 @@ impl Plan {
     }
 }
 
-/// A column must not read what was never computed.
-fn check_column(site: Site, column: &[Planned], steps: usize) -> Result<(), CacheError> {
+/// A column must not read what was never computed; one that repeats reads what the period before left.
+fn check_column(site: Site, column: &[Planned], (steps, repeats): (usize, bool)) -> Result<(), CacheError> {
     if column.len() > steps {
         return Err(invalid(format!("site {site} has {} actions in {steps} steps", column.len())));
     }
-    let mut computed = 0;
+    let mut computed = match repeats && column.contains(&Planned::Compute) {
+        true => MAX_HISTORY,
+        false => 0,
+    };
     for (step, action) in column.iter().enumerate() {
         if action.reads() > computed {
             let reads = action.reads();

@@ -23,10 +23,10 @@ pub use deepcache::DeepCache;
 pub use easycache::EasyCache;
 pub use interval::Interval;
 pub use mask::{Mask, MaskPreset, StepMask};
-pub use motion::Motion;
+pub use motion::{Motion, MotionLimits};
 pub use off::Off;
 pub use options::OptionDoc;
-pub use plan::Replay;
+pub use plan::{Replay, follow};
 pub use taylor::{Basis, Taylor, taylor_coefficients};
 
 use crate::{CacheError, Policy};

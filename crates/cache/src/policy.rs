@@ -134,6 +134,10 @@ pub trait Policy: Send {
         Ok(())
     }
 
+    /// What was seen so far is of another past: a new prompt, other frames in the window. The store is empty, so that the
+    /// next visit of every site computes.
+    fn forget(&mut self) {}
+
     /// How many of the site's computed values (this step's included) may still be read after this
     /// step. The store keeps no more than that: 0 frees the site.
     fn history_depth(&self, site: Site, step: Step) -> usize;

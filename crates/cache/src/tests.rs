@@ -4,6 +4,7 @@ mod golden;
 mod guards;
 mod invariants;
 mod plans;
+mod repeats;
 mod router;
 mod spellings;
 mod toy;

@@ -14,6 +14,7 @@ use crate::bench_stream::BenchStreamOptions;
 use crate::eval_morph::EvalMorphOptions;
 use crate::events::Verbosity;
 use crate::gen_image::options::GenImageCall;
+use crate::gen_video::options::GenVideoOptions;
 use crate::morph::MorphCall;
 use crate::plan::PlanVerb;
 use crate::stream::options::StreamCallOptions;
@@ -68,7 +69,7 @@ impl Voice {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Generate: pictures from text
+    /// Generate: pictures and clips from text
     #[command(subcommand)]
     Gen(GenVerb),
     /// Make the frames between pictures
@@ -111,6 +112,9 @@ pub(crate) enum GenVerb {
     /// Pictures from text
     #[command(allow_negative_numbers = true, after_long_help = policies_help())]
     Image(Box<GenImageCall>),
+    /// A clip from text, by a WanPipeline folder
+    #[command(allow_negative_numbers = true, after_long_help = policies_help())]
+    Video(Box<GenVideoOptions>),
 }
 
 /// What can be measured.
@@ -180,6 +184,7 @@ fn policies_help() -> String {
 fn stream_help() -> String {
     let calls = [
         "refrain stream --input clip.gif --output sketch.gif -p \"pencil sketch\"",
+        "refrain stream --input webcam --output sketch.mp4 -p blueprint        (builds with ffmpeg)",
         "ffmpeg -i clip.mp4 -f yuv4mpegpipe - | refrain stream --input - --no-drop --output - -p blueprint | ffplay -",
         "ffmpeg -f v4l2 -i /dev/video0 -f yuv4mpegpipe - | refrain stream --input - --output - -p sepia | ffplay -",
     ];

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
-use refrain_cache::policies::{self, PolicySpec, Replay};
+use refrain_cache::policies::{self, PolicySpec};
 use refrain_cache::{CacheError, CheckOptions, Context, Guard, Plan, Policy, RunHeader};
 use refrain_pipeline::{ImageRequest, Pipeline};
 use refrain_train::transfer::transfer;
@@ -194,10 +194,10 @@ impl CacheChoice {
     pub(crate) fn policy(&self, header: &RunHeader) -> anyhow::Result<Box<dyn Policy>> {
         Ok(match &self.decider {
             Decider::Policy(spec) => spec.policy(),
-            Decider::Plan(plan) => Box::new(Replay::new(plan.clone())),
-            Decider::Transferred { plan, .. } => Box::new(Replay::new(plan.clone())),
+            Decider::Plan(plan) => policies::follow(plan.clone()),
+            Decider::Transferred { plan, .. } => policies::follow(plan.clone()),
             Decider::Router(Wanted::Budget(budget)) => match routers::find(header, *budget) {
-                Some(plan) => Box::new(Replay::new(plan)),
+                Some(plan) => policies::follow(plan),
                 None => {
                     let known = routers::known();
                     return Err(usage(format!(
@@ -206,7 +206,7 @@ impl CacheChoice {
                 }
             },
             Decider::Router(Wanted::Harmless | Wanted::Transfer(_)) => match routers::harmless(header) {
-                Some(plan) => Box::new(Replay::new(plan)),
+                Some(plan) => policies::follow(plan),
                 None => policies::parse("off").map_err(usage_because)?.policy(),
             },
         })

@@ -77,6 +77,19 @@ pub(crate) fn usage_because(error: impl Into<anyhow::Error>) -> anyhow::Error {
     usage(one_line(&error.into()))
 }
 
+/// Errors about a request are errors of the call; all others are failures of the work.
+pub(crate) fn of_request(error: refrain_pipeline::PipelineError) -> anyhow::Error {
+    use refrain_pipeline::PipelineError as E;
+    use refrain_samplers::Error as S;
+    match &error {
+        E::Size { .. } | E::Request { .. } => usage(error.to_string()),
+        E::Sampler(
+            S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. } | S::Strength { .. },
+        ) => usage(error.to_string()),
+        _ => anyhow::Error::new(error),
+    }
+}
+
 /// The exit code that an error chain asks for.
 pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(known) = error.chain().find_map(|cause| cause.downcast_ref::<Classified>()) {

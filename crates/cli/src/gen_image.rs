@@ -22,7 +22,9 @@ use options::{GenImageCall, GenImageOptions};
 use session::Session;
 use work::Work;
 
-pub(crate) use prompts::{check as check_prompt, collect as collect_prompts};
+pub(crate) use prompts::{
+    check as check_prompt, check_characters as check_prompt_characters, collect as collect_prompts,
+};
 
 /// Makes the pictures of a call.
 ///

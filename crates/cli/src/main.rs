@@ -15,6 +15,7 @@ mod errors;
 mod eval_morph;
 mod events;
 mod gen_image;
+mod gen_video;
 mod info;
 mod inspect;
 mod interrupt;
@@ -64,6 +65,7 @@ fn dispatch(line: CommandLine) -> anyhow::Result<()> {
     let verbosity = line.voice.verbosity();
     match line.verb {
         Verb::Gen(GenVerb::Image(call)) => gen_image::run(*call, verbosity),
+        Verb::Gen(GenVerb::Video(options)) => gen_video::run(*options, verbosity),
         Verb::Morph(call) => morph::run(*call, verbosity),
         Verb::Stream(options) => stream::run(*options, verbosity),
         Verb::Info(options) => info::run(&options),

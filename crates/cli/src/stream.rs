@@ -20,7 +20,7 @@ use crate::events::{Console, Event, Verbosity};
 use crate::{interrupt, machine};
 use feed::Arrival;
 use options::StreamCallOptions;
-pub(crate) use session::Session;
+pub(crate) use session::{Session, run_header};
 pub(crate) use tally::StreamReport;
 use tally::Tally;
 pub(crate) use work::Settings;
@@ -118,7 +118,7 @@ impl Stream<'_> {
             if *begin > frame {
                 break;
             }
-            session.set_prompt(&self.work.settings, prompt)?;
+            session.set_prompt(prompt)?;
             self.prompts += 1;
         }
         Ok(())

@@ -4,6 +4,7 @@ mod curves;
 mod harmonica;
 mod options;
 mod steps;
+mod stream;
 
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,12 @@ pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow:
     machine::set_threads(options.threads)?;
     interrupt::listen();
     let console = Console::new(verbosity, false, false);
+    let began = std::time::Instant::now();
+    if !options.stream.is_empty() {
+        stream::train(options, &outputs, &console).map_err(stopped)?;
+        console.note(&format!("trained in {:.0} s", began.elapsed().as_secs_f64()));
+        return Ok(());
+    }
     let model = NamedModel::find(Some(&options.model))?;
     let precision = options.dtype.parse().map_err(|error: refrain_ops::OpsError| usage_because(error))?;
     let request = request(options)?;
@@ -58,7 +65,6 @@ pub(crate) fn run(options: &TrainRouterOptions, verbosity: Verbosity) -> anyhow:
     let cost = if options.cost == CostUnit::Time { Cost::Time } else { Cost::Flops };
     let costs = site_costs(&pipeline, &request, cost)?;
     let subject = subject(&pipeline, &request, &prompts, costs)?;
-    let began = std::time::Instant::now();
     match options.method {
         Method::Steps => steps::train(options, &subject, &outputs, &console),
         Method::Harmonica => harmonica::train(options, subject, &outputs, &console),

@@ -92,12 +92,22 @@ pub enum MediaError {
         reason: String,
     },
     /// The ending of a file name names no sequence of frames that can be read or written.
-    #[error("{}: unknown video format{}; use .y4m, .gif, .png (APNG) or a folder of PNGs{}", path.display(), ending(extension), pipe_advice(extension))]
+    #[error("{}: unknown video format{}; use .y4m, .gif, .png (APNG), a folder of PNGs or, with ffmpeg, .mp4, .webm, .mkv", path.display(), ending(extension))]
     UnknownSequence {
         /// The file.
         path: PathBuf,
         /// Its ending, without the dot; empty when there is none.
         extension: String,
+    },
+    /// A container or a camera that this build cannot read or write.
+    #[error(
+        "{name}: needs ffmpeg, which this build has not: build it with `cargo build --release --features ffmpeg` (packages: \
+         README, Stream), or pipe it: ffmpeg -i FILE -f yuv4mpegpipe - | refrain stream -i - …, refrain stream -o - … | \
+         ffmpeg -i - FILE"
+    )]
+    NeedsFfmpeg {
+        /// What was to be read or written.
+        name: String,
     },
     /// A sequence of frames that cannot be read or written further.
     #[error("{name}: {}{reason}", frame_number(frame))]
@@ -146,6 +156,10 @@ impl MediaError {
         Self::Sequence { name: name.to_owned(), frame, reason: one_line(&reason.to_string()) }
     }
 
+    pub(crate) fn needs_ffmpeg(name: &str) -> Self {
+        Self::NeedsFfmpeg { name: name.to_owned() }
+    }
+
     pub(crate) fn encode(format: &'static str, reason: impl std::fmt::Display) -> Self {
         Self::Encode { format, reason: one_line(&reason.to_string()) }
     }
@@ -159,16 +173,6 @@ pub(crate) fn one_line(text: &str) -> String {
         return joined;
     }
     joined.chars().take(LONGEST).chain(['…']).collect()
-}
-
-/// Containers need a decoder that this build lacks; a pipe from ffmpeg does without.
-fn pipe_advice(extension: &str) -> &'static str {
-    match extension {
-        "mp4" | "mkv" | "webm" | "mov" | "avi" | "m4v" => {
-            "; or pipe it: ffmpeg -i FILE -f yuv4mpegpipe - | refrain stream --input - …, refrain stream --output - … | ffmpeg -i - FILE"
-        }
-        _ => "",
-    }
 }
 
 fn frame_number(frame: &Option<u64>) -> String {

@@ -41,7 +41,7 @@ pub use single_file::SingleFile;
 pub use source::{EmbeddedFile, ModelSource};
 pub use text::{TextCoverage, TextEncoder};
 pub use torch_archive::{open_tensor_file, wan_from_file};
-pub use video::{GeneratedVideo, VideoAutoencoder, VideoPipeline, VideoRequest};
+pub use video::{ClipDecoder, GeneratedVideo, VideoAutoencoder, VideoPipeline, VideoRequest};
 
 /// An observer that sees nothing and never stops.
 pub fn ignore(_: &Progress<'_>) -> std::ops::ControlFlow<()> {

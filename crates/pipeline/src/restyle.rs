@@ -1,5 +1,7 @@
 //! A folder that restyles pictures: a Wan transformer that reads the picture's latents beside the noisy ones.
 
+use std::sync::OnceLock;
+
 use rayon::join;
 use refrain_models::{
     ConfigFile,
@@ -10,6 +12,7 @@ use refrain_models::{
 use crate::{
     checkpoint::open_weights,
     error::{PipelineError, Result},
+    fingerprint::fingerprint,
     pipeline::LoadOptions,
     source::ModelSource,
     text::{TextEncoder, TextFamily},
@@ -38,6 +41,8 @@ pub struct RestylePipeline {
     text: TextEncoder,
     text_tokens: usize,
     defaults: RestyleDefaults,
+    source: ModelSource,
+    fingerprint: OnceLock<String>,
 }
 
 impl RestylePipeline {
@@ -72,9 +77,27 @@ impl RestylePipeline {
         };
         let (transformer, others) = join(transformer, others);
         let (transformer, (autoencoder, text)) = (transformer?, others?);
-        let pipeline = Self { transformer, autoencoder, text, text_tokens, defaults };
+        let (source, fingerprint) = (source.clone(), OnceLock::new());
+        let pipeline = Self { transformer, autoencoder, text, text_tokens, defaults, source, fingerprint };
         pipeline.check_fit()?;
         Ok(pipeline)
+    }
+
+    /// SHA-256 over everything that frames depend on; computed when first asked for.
+    ///
+    /// # Errors
+    /// Files that can no longer be read.
+    pub fn fingerprint(&self) -> Result<&str> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known);
+        }
+        let computed = fingerprint(&self.source)?;
+        Ok(self.fingerprint.get_or_init(|| computed))
+    }
+
+    /// Tokens of a prepared prompt.
+    pub fn text_tokens(&self) -> usize {
+        self.text_tokens
     }
 
     /// The denoiser.

@@ -1,26 +1,29 @@
 //! Text to video: a loaded `WanPipeline`.
 
-use std::{cell::RefCell, ops::ControlFlow, time::Instant};
+use std::{cell::RefCell, ops::ControlFlow, path::Path, sync::OnceLock, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
-use refrain_cache::{Branch, Context, Plan, Report, Step};
+use refrain_cache::{Branch, Context, Plan, Report, RunHeader, Step};
 use refrain_models::{
     ConfigFile,
-    autoencoder_wan::{AutoencoderWanConfig, Decoder, Encoder},
+    autoencoder_wan::{AutoencoderWanConfig, Decoder, Encoder, FeatureCache},
+    taehv::{TaehvDecoder, TaehvState},
     wan::{WanConfig, WanText, WanTransformer},
 };
-use refrain_ops::{health, linear_combination};
+use refrain_ops::{Precision, health, linear_combination};
 use refrain_samplers::{NoiseKind, NoiseStream, Sampler, Schedule, ScheduleRequest, SchedulerConfig, sample};
 
 use crate::{
     checkpoint::open_weights,
     error::{PipelineError, Result},
+    fingerprint::{fingerprint, with_file},
     generate::{Observe, unwrapped},
     index::{ModelIndex, PipelineClass},
     pipeline::{LARGEST_SIDE, LoadOptions, load_scheduler},
     request::{Noise, Progress, Seconds},
     source::ModelSource,
     text::{TextEncoder, TextFamily},
+    torch_archive::{open_tensor_file, wan_from_file},
 };
 
 /// Longest clip in frames; beyond it a stream is the right tool.
@@ -111,6 +114,13 @@ pub struct VideoPipeline {
     text: TextEncoder,
     autoencoder: VideoAutoencoder,
     scheduler: SchedulerConfig,
+    /// Decodes in place of the autoencoder's own decoder.
+    fast_decoder: Option<TaehvDecoder>,
+    source: ModelSource,
+    precision: Precision,
+    /// Of the folder, and of the transformer from elsewhere.
+    fingerprint: OnceLock<String>,
+    other_transformer: Option<std::path::PathBuf>,
 }
 
 impl VideoPipeline {
@@ -145,7 +155,17 @@ impl VideoPipeline {
             },
         );
         let (text, autoencoder, scheduler) = others?;
-        let pipeline = Self { transformer: transformer?, text, autoencoder, scheduler };
+        let pipeline = Self {
+            transformer: transformer?,
+            text,
+            autoencoder,
+            scheduler,
+            fast_decoder: None,
+            source: source.clone(),
+            precision,
+            fingerprint: OnceLock::new(),
+            other_transformer: None,
+        };
         pipeline.check_fit()?;
         Ok(pipeline)
     }
@@ -163,6 +183,63 @@ impl VideoPipeline {
         self.transformer = transformer;
         self.check_fit()?;
         Ok(self)
+    }
+
+    /// As [`VideoPipeline::with_transformer`], read from a checkpoint of one file (`.pt`, of which nothing is executed, or
+    /// `.safetensors`), such as Self-Forcing's or StreamDiffusionV2's.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or does not fit the other components.
+    pub fn with_transformer_file(mut self, path: &Path) -> Result<Self> {
+        self.other_transformer = Some(path.to_owned());
+        let transformer = wan_from_file(path, self.precision)?;
+        self.with_transformer(transformer)
+    }
+
+    /// The same pipeline with a TAEHV decoder (`taew2_1`) instead of the autoencoder's own: much faster, a little softer.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or decodes latents of other channels or another rate.
+    pub fn with_fast_decoder(mut self, path: &Path) -> Result<Self> {
+        let config = &self.autoencoder.config;
+        let decoder = TaehvDecoder::load(&open_tensor_file(path)?, config.latent_channels, self.precision)?;
+        if decoder.frames_per_latent() != config.time_factor() {
+            let (found, wanted) = (decoder.frames_per_latent(), config.time_factor());
+            let problem = format!("it makes {found} frames of a latent one, the model's own decoder {wanted}");
+            return Err(PipelineError::Mismatch { first: "fast decoder", second: "vae", problem });
+        }
+        self.fast_decoder = Some(decoder);
+        Ok(self)
+    }
+
+    /// SHA-256 over everything that frames depend on; computed when first asked for.
+    ///
+    /// # Errors
+    /// Files that can no longer be read.
+    pub fn fingerprint(&self) -> Result<&str> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known);
+        }
+        let mut computed = fingerprint(&self.source)?;
+        if let Some(path) = &self.other_transformer {
+            computed = with_file(&computed, path)?;
+        }
+        Ok(self.fingerprint.get_or_init(|| computed))
+    }
+
+    /// What a cache plan for this request depends on.
+    ///
+    /// # Errors
+    /// If no schedule can be made for the request.
+    pub fn run_header(&self, request: &VideoRequest) -> Result<RunHeader> {
+        let schedule = self.schedule(request)?;
+        Ok(RunHeader {
+            model: self.fingerprint()?.to_owned(),
+            sampler: schedule.sampler().to_string(),
+            steps: schedule.count(),
+            guidance_scale: request.guidance_scale.max(1.0),
+            dtype: self.precision.to_string(),
+        })
     }
 
     /// The text encoder.
@@ -271,17 +348,15 @@ impl VideoPipeline {
     /// # Errors
     /// [`PipelineError::PictureNotFinite`], or latents of another number of channels.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let decoder = &self.autoencoder.decoder;
-        let mut features = decoder.begin();
-        let mut pieces = Vec::new();
-        for frame in 0..latents.dim(2)? {
-            let piece = decoder.forward(&latents.narrow(2, frame, 1)?, &mut features)?;
-            if !health(&piece)?.finite {
-                return Err(PipelineError::PictureNotFinite);
-            }
-            pieces.push(piece.squeeze(0)?.transpose(0, 1)?.contiguous()?.affine(0.5, 0.5)?);
+        self.begin_decoding().push(latents)
+    }
+
+    /// Decoding of a clip that comes in pieces: with the very bits of the whole.
+    pub fn begin_decoding(&self) -> ClipDecoder<'_> {
+        match &self.fast_decoder {
+            Some(decoder) => ClipDecoder::Fast(decoder, decoder.begin()),
+            None => ClipDecoder::Own(&self.autoencoder.decoder, self.autoencoder.decoder.begin()),
         }
-        Ok(Tensor::cat(&pieces, 0)?.clamp(0f32, 1f32)?)
     }
 
     /// The timesteps and noise levels of a request.
@@ -325,7 +400,10 @@ impl VideoPipeline {
     }
 
     /// Unit noise `[1, c, f, h, w]`, and the stream for what a stochastic sampler draws after it.
-    fn first_noise(&self, request: &VideoRequest) -> Result<(Tensor, NoiseStream)> {
+    ///
+    /// # Errors
+    /// A request that does not fit the model, or given latents of another shape.
+    pub fn first_noise(&self, request: &VideoRequest) -> Result<(Tensor, NoiseStream)> {
         let shape = self.latent_shape(request)?;
         match &request.noise {
             Noise::Seed { seed, kind } => {
@@ -363,5 +441,35 @@ impl VideoPipeline {
             return Err(PipelineError::Mismatch { first: "transformer", second: "text_encoder", problem });
         }
         Ok(())
+    }
+}
+
+/// The state of a decoder between the pieces of a clip.
+pub enum ClipDecoder<'a> {
+    /// The autoencoder's own.
+    Own(&'a Decoder, FeatureCache),
+    /// TAEHV.
+    Fast(&'a TaehvDecoder, TaehvState),
+}
+
+impl ClipDecoder<'_> {
+    /// The next latents `[1, c, f, h, w]` to frames `[frames, 3, height, width]` in 0..1.
+    ///
+    /// # Errors
+    /// As [`VideoPipeline::decode`].
+    pub fn push(&mut self, latents: &Tensor) -> Result<Tensor> {
+        let mut pieces = Vec::new();
+        for frame in 0..latents.dim(2)? {
+            let piece = latents.narrow(2, frame, 1)?;
+            let piece = match self {
+                Self::Own(decoder, features) => decoder.forward(&piece, features)?.affine(0.5, 0.5)?,
+                Self::Fast(decoder, state) => decoder.forward(&piece, state)?,
+            };
+            if !health(&piece)?.finite {
+                return Err(PipelineError::PictureNotFinite);
+            }
+            pieces.push(piece.squeeze(0)?.transpose(0, 1)?.contiguous()?);
+        }
+        Ok(Tensor::cat(&pieces, 0)?.clamp(0f32, 1f32)?)
     }
 }

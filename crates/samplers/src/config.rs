@@ -31,6 +31,8 @@ pub enum SchedulerClass {
     Euler,
     /// `HeunDiscreteScheduler`
     Heun,
+    /// `PNDMScheduler`
+    Pndm,
     /// `FlowMatchEulerDiscreteScheduler`
     FlowMatchEuler,
     /// `UniPCMultistepScheduler`
@@ -40,9 +42,8 @@ pub enum SchedulerClass {
 }
 
 /// Diffusers classes that share their schedule keys with the provided ones (diffusers' `KarrasDiffusionSchedulers`).
-const COMPATIBLE: [&str; 13] = [
+const COMPATIBLE: [&str; 12] = [
     "DDPMScheduler",
-    "PNDMScheduler",
     "LMSDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
     "DPMSolverSinglestepScheduler",
@@ -57,11 +58,12 @@ const COMPATIBLE: [&str; 13] = [
 ];
 
 /// The classes with a sampler of their own.
-const NATIVE: [(&str, SchedulerClass); 6] = [
+const NATIVE: [(&str, SchedulerClass); 7] = [
     ("DDIMScheduler", SchedulerClass::Ddim),
     ("DPMSolverMultistepScheduler", SchedulerClass::DpmSolverMultistep),
     ("EulerDiscreteScheduler", SchedulerClass::Euler),
     ("HeunDiscreteScheduler", SchedulerClass::Heun),
+    ("PNDMScheduler", SchedulerClass::Pndm),
     ("FlowMatchEulerDiscreteScheduler", SchedulerClass::FlowMatchEuler),
     ("UniPCMultistepScheduler", SchedulerClass::UniPc),
 ];
@@ -122,6 +124,8 @@ pub struct SchedulerConfig {
     pub set_alpha_to_one: Option<bool>,
     pub clip_sample: Option<bool>,
     pub clip_sample_range: Option<f64>,
+    // PNDM
+    pub skip_prk_steps: Option<bool>,
     // DPM-Solver++
     pub solver_order: Option<usize>,
     pub solver_type: Option<String>,
@@ -181,6 +185,7 @@ impl SchedulerConfig {
             SchedulerClass::DpmSolverMultistep => Ok(Sampler::DpmSolver2M),
             SchedulerClass::Euler => Ok(Sampler::Euler),
             SchedulerClass::Heun => Ok(Sampler::Heun),
+            SchedulerClass::Pndm => Ok(Sampler::Pndm),
             SchedulerClass::FlowMatchEuler => Ok(Sampler::EulerFlow),
             SchedulerClass::UniPc if self.is_flow() => Ok(Sampler::UniPc),
             SchedulerClass::UniPc => {

@@ -92,6 +92,19 @@ pub(crate) fn scaled(tensor: &Tensor, factor: f32) -> Result<Tensor> {
     Ok(result)
 }
 
+/// Σ factor·tensor.
+pub(crate) fn combined(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
+    let [one, rest @ ..] = terms else {
+        return Err(candle_core::Error::Msg("no terms of a step".into()).into());
+    };
+    let mut sum = scaled(one.1, one.0 as f32)?;
+    for (factor, tensor) in rest {
+        let factor = *factor as f32;
+        [sum] = pass([&sum, tensor], |[sum, value]| [sum + factor * value])?;
+    }
+    Ok(sum)
+}
+
 /// Whether no value is NaN or infinite.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
     // A sum in f64 of finite f32 cannot overflow, and one NaN or infinity stays in it.

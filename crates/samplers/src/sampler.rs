@@ -20,6 +20,8 @@ pub enum Sampler {
     Euler,
     /// [`heun`](crate::heun()): Heun's second-order method over noise levels.
     Heun,
+    /// [`pndm`](crate::pndm()): pseudo linear multistep, Stable Diffusion's own.
+    Pndm,
     /// [`euler_flow`](crate::euler_flow()): Euler for flow-matching models.
     EulerFlow,
     /// [`unipc`](crate::unipc()): UniPC for flow-matching models.
@@ -28,8 +30,16 @@ pub enum Sampler {
 
 impl Sampler {
     /// All, in the order of help texts.
-    pub const ALL: [Self; 7] =
-        [Self::Ddim, Self::DdimTrailing, Self::DpmSolver2M, Self::Euler, Self::Heun, Self::EulerFlow, Self::UniPc];
+    pub const ALL: [Self; 8] = [
+        Self::Ddim,
+        Self::DdimTrailing,
+        Self::DpmSolver2M,
+        Self::Euler,
+        Self::Heun,
+        Self::Pndm,
+        Self::EulerFlow,
+        Self::UniPc,
+    ];
 
     /// Name on the command line, as stable-diffusion.cpp spells it.
     pub fn name(self) -> &'static str {
@@ -39,6 +49,7 @@ impl Sampler {
             Self::DpmSolver2M => "dpm++2m",
             Self::Euler => "euler",
             Self::Heun => "heun",
+            Self::Pndm => "pndm",
             Self::EulerFlow => "euler_flow",
             Self::UniPc => "unipc",
         }
@@ -67,6 +78,7 @@ impl FromStr for Sampler {
             "dpm++2m" | "dpm++_2m" | "dpm++ 2m" | "dpmpp2m" | "dpmpp_2m" => Ok(Self::DpmSolver2M),
             "euler" => Ok(Self::Euler),
             "heun" => Ok(Self::Heun),
+            "pndm" | "plms" => Ok(Self::Pndm),
             "euler_flow" | "flow_euler" | "flow" => Ok(Self::EulerFlow),
             "unipc" | "uni_pc" => Ok(Self::UniPc),
             _ => Err(Error::UnknownName { what: "sampler", name: name.into(), known: Self::names() }),
@@ -95,6 +107,7 @@ pub fn sample(
         Sampler::DpmSolver2M => crate::dpm_solver_2m(denoise, latents, schedule, observe),
         Sampler::Euler => crate::euler(denoise, latents, schedule, observe),
         Sampler::Heun => crate::heun(denoise, latents, schedule, observe),
+        Sampler::Pndm => crate::pndm(denoise, latents, schedule, observe),
         Sampler::EulerFlow => crate::euler_flow(denoise, latents, schedule, observe),
         Sampler::UniPc => crate::unipc(denoise, latents, schedule, observe),
     }

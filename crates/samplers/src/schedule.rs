@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use crate::ddim::DdimTable;
 use crate::dpm_solver::SolverOptions;
 use crate::noise_schedule::SMALLEST_ALPHA_CUMPROD;
+use crate::pndm::PndmTable;
 use crate::spacing::{self, SigmaSpacing, TimestepSpacing};
 use crate::unipc::UniPcOptions;
 use crate::{Error, NoiseSchedule, Prediction, Result, Sampler, SchedulerConfig, StepInfo};
@@ -40,6 +41,7 @@ pub(crate) enum Method {
     Solver(SolverOptions),
     Euler,
     Heun { clip: Option<f32> },
+    Pndm(PndmTable),
     Flow,
     UniPc(UniPcOptions),
 }
@@ -82,6 +84,7 @@ impl Schedule {
             (Sampler::Ddim | Sampler::DdimTrailing, false) => crate::ddim::schedule(config, request),
             (Sampler::Euler, false) => crate::euler::schedule(config, request),
             (Sampler::Heun, false) => crate::heun::schedule(config, request),
+            (Sampler::Pndm, false) => crate::pndm::schedule(config, request),
             (sampler, true) => Err(Error::Unsupported {
                 what: format!("sampler {sampler} on a flow-matching model"),
                 advice: "choose euler, unipc or dpm++2m",
@@ -104,19 +107,20 @@ impl Schedule {
         if !(0.0..=1.0).contains(&strength) {
             return Err(Error::Range { what: "strength", expected: "between 0 and 1", value: strength });
         }
-        // Heun evaluates every step twice but the last one.
-        let evaluations = if matches!(self.method, Method::Heun { .. }) { 2 } else { 1 };
-        let steps = self.count().div_ceil(evaluations);
+        let steps = self.steps();
         let left = (steps as f64 * strength) as usize;
         if left == 0 {
             return Err(Error::Strength { strength, steps });
         }
-        let cut = (steps - left) * evaluations;
+        let out = steps - left;
+        let cut = match &mut self.method {
+            Method::Ddim(table) => table.alphas_cumprod.drain(..out).count(),
+            Method::Heun { .. } => 2 * out,
+            Method::Pndm(table) => table.leave_out(out),
+            Method::Solver(_) | Method::Euler | Method::Flow | Method::UniPc(_) => out,
+        };
         self.timesteps.drain(..cut);
         self.sigmas.drain(..cut);
-        if let Method::Ddim(table) = &mut self.method {
-            table.alphas_cumprod.drain(..cut);
-        }
         self.left_out += cut;
         Ok(self)
     }
@@ -132,6 +136,7 @@ impl Schedule {
                 let share = table.alphas_cumprod.first().map_or(1.0, |&(share, _)| share);
                 (share.sqrt(), (1.0 - share).sqrt())
             }
+            Method::Pndm(table) => (table.first_share().sqrt(), (1.0 - table.first_share()).sqrt()),
             Method::Solver(options) => options.shares(sigma),
             Method::Euler | Method::Heun { .. } => (1.0, f64::from(sigma)),
             Method::Flow | Method::UniPc(_) => (1.0 - f64::from(sigma), f64::from(sigma)),
@@ -154,6 +159,16 @@ impl Schedule {
     /// Evaluations of the model.
     pub fn count(&self) -> usize {
         self.timesteps.len()
+    }
+
+    /// Steps that the evaluations make.
+    fn steps(&self) -> usize {
+        match &self.method {
+            // Every step is evaluated twice but the last one.
+            Method::Heun { .. } => self.count().div_ceil(2),
+            Method::Pndm(table) => table.steps(),
+            _ => self.count(),
+        }
     }
 
     /// Timesteps, one an evaluation, falling.
@@ -180,7 +195,7 @@ impl Schedule {
     pub fn input_scale(&self, index: usize) -> f32 {
         match self.method {
             Method::Euler | Method::Heun { .. } => variance_preserving(f64::from(self.sigmas[index])).0 as f32,
-            Method::Ddim(_) | Method::Solver(_) | Method::Flow | Method::UniPc(_) => 1.0,
+            Method::Ddim(_) | Method::Pndm(_) | Method::Solver(_) | Method::Flow | Method::UniPc(_) => 1.0,
         }
     }
 
@@ -206,7 +221,7 @@ impl Schedule {
         }
         for (step, pair) in self.sigmas.windows(2).enumerate() {
             // DDIM works with shares of the variance and never divides by sigma.
-            let positive = pair[0] > 0.0 || matches!(self.method, Method::Ddim(_));
+            let positive = pair[0] > 0.0 || matches!(self.method, Method::Ddim(_) | Method::Pndm(_));
             if !(pair[0].is_finite() && positive) {
                 return fail(
                     "sigma",

@@ -131,7 +131,7 @@ impl Levels {
             newest -= factor;
         }
         terms.extend(memory.estimates.first().map(|estimate| (newest, estimate)));
-        combined(&terms)
+        crate::pass::combined(&terms)
     }
 }
 
@@ -159,20 +159,6 @@ fn solve(points: &[f64], mut sides: Vec<f64>) -> Vec<f64> {
         }
     }
     (0..count).map(|row| sides[row] / rows[row][row]).collect()
-}
-
-/// Σ factor·tensor.
-fn combined(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
-    let [one, rest @ ..] = terms else {
-        return Err(candle_core::Error::Msg("no terms of a step".into()).into());
-    };
-    let first = one.0 as f32;
-    let [mut sum] = crate::pass::pass([one.1], |[value]| [first * value])?;
-    for (factor, tensor) in rest {
-        let factor = *factor as f32;
-        [sum] = crate::pass::pass([&sum, tensor], |[sum, value]| [sum + factor * value])?;
-    }
-    Ok(sum)
 }
 
 impl UniPcOptions {

@@ -30,6 +30,9 @@ fn flow_config(shift: f64) -> SchedulerConfig {
     SchedulerConfig::from_json(&text).unwrap()
 }
 
+/// PNDM begins with three Runge-Kutta steps where the configuration does not say otherwise.
+const FEWEST_OF_RUNGE_KUTTA: usize = 4;
+
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -55,9 +58,11 @@ fn any_schedule() -> impl Strategy<Value = Schedule> {
         |(sampler, prediction, betas, timestep_spacing, sigma_spacing, (steps, eta, shift, zero_snr))| {
             let config = match sampler {
                 Sampler::EulerFlow | Sampler::UniPc => flow_config(shift),
+                Sampler::Pndm if prediction == "sample" => config("epsilon", betas, false),
                 _ => config(prediction, betas, zero_snr && prediction == "v_prediction"),
             };
-            let sigma_spacing = sigma_spacing.filter(|_| sampler != Sampler::UniPc);
+            let sigma_spacing = sigma_spacing.filter(|_| !matches!(sampler, Sampler::UniPc | Sampler::Pndm));
+            let steps = if sampler == Sampler::Pndm { steps.max(FEWEST_OF_RUNGE_KUTTA) } else { steps };
             let request = ScheduleRequest { sampler, steps, sigma_spacing, timestep_spacing, eta, image_tokens: None };
             Schedule::new(&config, &request).unwrap()
         },

@@ -108,6 +108,10 @@ fn names_read_back_and_aliases_are_known() {
     assert!("euler_b".parse::<Sampler>().unwrap_err().to_string().contains("ddim_trailing, dpm++2m"));
     let config = |class: &str| SchedulerConfig::from_json(&format!("{{\"_class_name\": \"{class}\"}}")).unwrap();
     assert_eq!(config("HeunDiscreteScheduler").default_sampler().unwrap(), Sampler::Heun);
-    let error = config("PNDMScheduler").default_sampler().unwrap_err().to_string();
-    assert!(error.starts_with("the model's scheduler PNDMScheduler has no sampler here; choose one of"), "{error}");
+    assert_eq!(config("PNDMScheduler").default_sampler().unwrap(), Sampler::Pndm);
+    let error = config("LMSDiscreteScheduler").default_sampler().unwrap_err().to_string();
+    assert!(
+        error.starts_with("the model's scheduler LMSDiscreteScheduler has no sampler here; choose one of"),
+        "{error}"
+    );
 }

@@ -87,10 +87,11 @@ impl<'a> Restyler<'a> {
         self.controller.as_ref().map(NoiseController::scale)
     }
 
-    /// Another prompt from the next picture on. `context` replaces the cache's: no feature of the former prompt is used again,
-    /// while the rolling keys and values keep the motion smooth until they have left.
-    pub fn set_prompt(&mut self, text: WanText, context: Context) {
-        (self.text, self.context) = (text, context);
+    /// Another prompt from the next picture on: no feature of the former one is used again, while the rolling keys and values
+    /// keep the motion smooth until they have left.
+    pub fn set_prompt(&mut self, text: WanText) {
+        self.text = text;
+        self.context.forget();
     }
 
     /// Takes a picture `[1, 3, height, width]` in 0..1, and gives the one that is finished, if any: the same one in sequential

@@ -294,8 +294,13 @@ impl<'a> VideoStream<'a> {
         cx.begin_step(Step { index, count, timestep: level.timestep, sigma: level.sigma });
         self.evaluations += 1;
         self.kv.begin(&chunks, frames)?;
-        let inputs = Tensor::cat(&inputs, 0)?;
-        Ok(self.model.forward_causal(cx, &inputs, &timesteps, (text, &mut self.kv))?)
+        let (inputs, refreshes) = (Tensor::cat(&inputs, 0)?, self.kv.refreshes());
+        let predicted = self.model.forward_causal(cx, &inputs, &timesteps, (text, &mut self.kv))?;
+        if self.kv.refreshes() != refreshes {
+            // Attention has another past from here on: features that were made with the old one do not follow it.
+            cx.forget();
+        }
+        Ok(predicted)
     }
 
     /// Replaces a finished chunk's keys and values by those of its clean latents.

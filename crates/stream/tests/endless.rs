@@ -3,7 +3,7 @@
 mod support;
 
 use candle_core::Tensor;
-use refrain_cache::Context;
+use refrain_cache::{Context, Guard, RunHeader, policies};
 use refrain_models::wan::WanTransformer;
 use refrain_samplers::noise::counter;
 use refrain_stream::{
@@ -122,6 +122,35 @@ fn smallest() -> Made<WanTransformer> {
     wan(Tiny { heads: 1, head_width: 6, layers: 1, channels: 1, condition: 0, patch: SIDE })
 }
 
+/// Pages of memory that the process has in use, where the system says so.
+fn resident() -> Option<usize> {
+    std::fs::read_to_string("/proc/self/statm").ok()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Sinks that are replaced and prompts that change make features of before worthless: a policy that would reuse everything
+/// computes anew.
+#[test]
+fn a_replaced_sink_makes_everything_compute() -> TestResult {
+    let model = wan(TINY)?;
+    let text = text(&model, 5)?;
+    let computed = |policy: KvPolicy| -> Made<f64> {
+        let spec = policies::parse("motion:n=4+still=0+spike=1e6+refresh=100000")?;
+        let guard = Guard { compute_last: false, ..Guard::default() };
+        let mut cx = Context::new(spec.policy(), guard, RunHeader { steps: 1, ..RunHeader::default() })?;
+        let mut noise = ChunkNoise { seed: 2 };
+        let mut stream = VideoStream::new(&model, options(1, Mode::Sequential, policy)?, (SIDE, SIDE))?;
+        for chunk in 0..24 {
+            stream.push(&mut cx, incoming(&model, chunk, 1, 0)?, &text, &mut noise)?;
+        }
+        assert_eq!(stream.kv().refreshes() > 0, policy != KvPolicy::Relative { refresh: None });
+        Ok(cx.report().computed_share)
+    };
+    let kept = computed(KvPolicy::Relative { refresh: None })?;
+    let replaced = computed(KvPolicy::Relative { refresh: Some(SinkRefresh { threshold: 1.0, cool_down: 1 }) })?;
+    assert!(replaced > kept + 0.2, "{kept} {replaced}");
+    Ok(())
+}
+
 #[test]
 fn ten_thousand_frames_hold_no_more_than_the_first() -> TestResult {
     let model = smallest()?;
@@ -132,18 +161,24 @@ fn ten_thousand_frames_hold_no_more_than_the_first() -> TestResult {
     let bytes = KvShape::of(&model, SIDE, SIDE)?.bytes(6);
     let mut stream = VideoStream::new(&model, options, (SIDE, SIDE))?;
     let frame: Tensor = incoming(&model, 0, 1, 0)?.latents;
-    let mut spread = Vec::new();
+    let (mut spread, mut early) = (Vec::new(), 0);
     for chunk in 0..10_000u64 {
         let level = FewSteps::video_to_video(1)?.at(700.0);
         let next = Incoming { latents: frame.clone(), level, condition: None };
         let out = stream.push(cx, next, &text, &mut noise)?.ok_or("no chunk")?;
         assert_eq!((out.chunk, out.frame), (chunk, chunk));
+        if chunk == 500 {
+            early = resident().unwrap_or(0);
+        }
         let held = stream.kv().residents();
         assert_eq!(held.bytes, bytes, "frame {chunk}");
         assert!(held.frames <= 6 && held.latest_time <= 5, "frame {chunk}: {held:?}");
         if [49, 50, 51, 1023, 1024, 1025, 9_999].contains(&chunk) {
             spread.push(out.latents.abs()?.mean_all()?.to_scalar::<f32>()?);
         }
+    }
+    if let (1.., Some(late)) = (early, resident()) {
+        assert!(late <= early + early / 50, "resident memory grew from {early} to {late} pages");
     }
     // The input never changes, so neither may the answer, once the window has filled.
     let (least, largest) = spread.iter().fold((f32::MAX, 0f32), |(low, high), &size| (low.min(size), high.max(size)));

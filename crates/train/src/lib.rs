@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`sdt`] | a logit per step and site (HarmoniCa, arXiv 2410.01723) | gradients along the student's own trajectory |
 //! | [`steps`] | which whole steps compute, and linear forecasts of the others | least squares, dynamic programming, sampling |
+//! | [`stream`] | how often each part computes while frames go by | measured harm, a knapsack, sampling |
 //!
 //! [`import`] reads the schedules of other projects; [`transfer`] moves a router to another number of steps.
 
@@ -18,6 +19,7 @@ pub mod optimiser;
 pub mod router;
 pub mod sdt;
 pub mod steps;
+pub mod stream;
 pub mod student;
 pub mod subject;
 pub mod transfer;

@@ -46,6 +46,7 @@ impl Plan {
             run: run.clone(),
             model_value: policy.model_value(),
             provenance: policy.provenance(),
+            repeats: None,
             validation: None,
         };
         let columns: Vec<_> = columns.into_iter().map(|column| (column.site, column.actions)).collect();

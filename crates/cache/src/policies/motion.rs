@@ -12,15 +12,20 @@
 //! | up to `spike` | the blocks of one phase out of `n`, in turn; the parts of the others are reused |
 //! | more, or `refresh` frames since all was computed | everything |
 //!
-//! A new prompt begins a new run of the context, which computes everything.
+//! The phases need not be whole blocks in turn: a plan that [repeats](crate::PlanHeader::repeats) has one row for each
+//! phase, and says for every part (or for the model as a whole) at every noise level what it does there. Routers of streams
+//! are such plans.
+//!
+//! What makes the past worthless, such as a new prompt, is told by [`crate::Context::forget`]; then everything computes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Result as TensorResult, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::options::OptionDoc;
-use super::{Descriptor, spelling, unless};
+use super::{Descriptor, Replay, spelling, unless};
 use crate::store::own;
 use crate::{Action, Ask, Branch, CacheError, Evidence, Observation, Part, Policy, RunHeader, Site, Step};
 
@@ -38,24 +43,64 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
         OptionDoc { key: "refresh", default: "32", help: "frames after which everything computes" },
     ],
     parse: |options| {
-        let settings = Settings {
-            n: options.number("n", DEFAULT.n, 1..=1000)?,
+        let limits = MotionLimits {
             still: options.number("still", DEFAULT.still, 0.0..=1e6)?,
             spike: options.number("spike", DEFAULT.spike, 0.0..=1e6)?,
             refresh: options.number("refresh", DEFAULT.refresh, 1..=1_000_000)?,
         };
-        Ok(Arc::new(move || Box::new(Motion { settings, branches: HashMap::new() })))
+        let turns = Turns::Blocks(options.number("n", BLOCK_TURNS, 1..=1000)?);
+        Ok(Arc::new(move || Box::new(Motion { limits, turns: turns.clone(), branches: HashMap::new() })))
     },
 };
 
-const DEFAULT: Settings = Settings { n: 2, still: 0.005, spike: 0.15, refresh: 32 };
+const DEFAULT: MotionLimits = MotionLimits { still: 0.005, spike: 0.15, refresh: 32 };
+const BLOCK_TURNS: usize = 2;
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Settings {
-    n: usize,
-    still: f32,
-    spike: f32,
-    refresh: usize,
+/// Between which changes of its input a stream follows its phases.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MotionLimits {
+    /// Relative change up to which a frame is the one before.
+    pub still: f32,
+    /// Relative change above which everything computes.
+    pub spike: f32,
+    /// Frames after which everything computes.
+    pub refresh: usize,
+}
+
+impl Default for MotionLimits {
+    fn default() -> Self {
+        DEFAULT
+    }
+}
+
+/// Which parts compute in a phase.
+#[derive(Debug, Clone)]
+enum Turns {
+    /// Every n-th block.
+    Blocks(usize),
+    /// What the phase's row of a plan says.
+    Plan(Replay),
+}
+
+impl Turns {
+    fn phases(&self) -> usize {
+        match self {
+            Self::Blocks(count) => *count,
+            Self::Plan(replay) => replay.plan().steps().max(1),
+        }
+    }
+
+    fn action(&self, phase: usize, site: Site) -> Action {
+        match self {
+            // Blocks take turns, the model as a whole does not.
+            Self::Blocks(count) if site.part != Part::Model && usize::from(site.block) % count != phase => {
+                Action::Reuse
+            }
+            Self::Blocks(_) => Action::Compute,
+            Self::Plan(replay) => replay.action(phase, site),
+        }
+    }
 }
 
 /// What a frame gets.
@@ -68,8 +113,16 @@ enum Frame {
 
 /// The policy that follows the motion of a stream. Each branch is a stream of its own.
 pub struct Motion {
-    settings: Settings,
+    limits: MotionLimits,
+    turns: Turns,
     branches: HashMap<Branch, Past>,
+}
+
+impl Motion {
+    /// Follows a plan, one row for each phase.
+    pub(super) fn following(plan: Replay, limits: MotionLimits) -> Self {
+        Self { limits, turns: Turns::Plan(plan), branches: HashMap::new() }
+    }
 }
 
 /// What is known of one stream.
@@ -88,14 +141,14 @@ impl Default for Past {
 }
 
 impl Past {
-    fn judge(&self, input: &Tensor, settings: &Settings) -> Frame {
+    fn judge(&self, input: &Tensor, limits: &MotionLimits, phases: usize) -> Frame {
         let change = self.latest.as_ref().and_then(|latest| relative_change(input, latest));
         match change {
-            Some(change) if self.age < settings.refresh && change <= settings.spike => {
-                if change <= settings.still {
+            Some(change) if self.age < limits.refresh && change <= limits.spike => {
+                if change <= limits.still {
                     Frame::Nothing
                 } else {
-                    Frame::Phase(self.age % settings.n)
+                    Frame::Phase(self.age % phases)
                 }
             }
             _ => Frame::All,
@@ -115,32 +168,39 @@ fn relative_change(input: &Tensor, past: &Tensor) -> Option<f32> {
 
 impl Policy for Motion {
     fn name(&self) -> String {
-        let settings = &self.settings;
-        spelling(
-            DESCRIPTOR.name,
-            &[
-                ("n", unless(settings.n, DEFAULT.n)),
-                ("still", unless(settings.still, DEFAULT.still)),
-                ("spike", unless(settings.spike, DEFAULT.spike)),
-                ("refresh", unless(settings.refresh, DEFAULT.refresh)),
-            ],
-        )
+        let limits = &self.limits;
+        match &self.turns {
+            Turns::Plan(replay) => replay.name(),
+            Turns::Blocks(count) => spelling(
+                DESCRIPTOR.name,
+                &[
+                    ("n", unless(*count, BLOCK_TURNS)),
+                    ("still", unless(limits.still, DEFAULT.still)),
+                    ("spike", unless(limits.spike, DEFAULT.spike)),
+                    ("refresh", unless(limits.refresh, DEFAULT.refresh)),
+                ],
+            ),
+        }
     }
 
-    fn start(&mut self, _header: &RunHeader) -> Result<(), CacheError> {
+    fn start(&mut self, header: &RunHeader) -> Result<(), CacheError> {
         self.branches.clear();
-        Ok(())
+        match &mut self.turns {
+            Turns::Plan(replay) => replay.start(header),
+            Turns::Blocks(_) => Ok(()),
+        }
     }
 
     fn decide(&mut self, ask: &Ask<'_>) -> Action {
         let past = self.branches.entry(ask.site.branch).or_default();
         if let Evidence::Model { input } = ask.evidence {
-            past.frame = past.judge(input, &self.settings);
-            return if past.frame == Frame::Nothing { Action::Reuse } else { Action::Compute };
+            past.frame = past.judge(input, &self.limits, self.turns.phases());
         }
         match past.frame {
-            Frame::Phase(phase) if usize::from(ask.site.block) % self.settings.n != phase => Action::Reuse,
-            _ => Action::Compute,
+            Frame::Nothing if ask.site.part == Part::Model => Action::Reuse,
+            // Parts of a still frame are asked only when something made the model compute after all.
+            Frame::All | Frame::Nothing => Action::Compute,
+            Frame::Phase(phase) => self.turns.action(phase, ask.site),
         }
     }
 
@@ -158,13 +218,27 @@ impl Policy for Motion {
         Ok(())
     }
 
+    fn forget(&mut self) {
+        self.branches.clear();
+    }
+
     fn history_depth(&self, site: Site, step: Step) -> usize {
-        let wanted = match site.part {
-            Part::Model => true,
-            Part::Span { .. } => false,
-            _ => self.settings.n > 1,
+        let wanted = match (&self.turns, site.part) {
+            (_, Part::Span { .. }) => 0,
+            // A still frame repeats the last output.
+            (Turns::Blocks(_), Part::Model) => 1,
+            (Turns::Blocks(count), _) => usize::from(*count > 1),
+            (Turns::Plan(replay), Part::Model) => replay.depth(0, site).max(1),
+            (Turns::Plan(replay), _) => replay.depth(0, site),
         };
-        usize::from(wanted && !step.is_last())
+        if step.is_last() { 0 } else { wanted }
+    }
+
+    fn provenance(&self) -> String {
+        match &self.turns {
+            Turns::Plan(replay) => replay.provenance(),
+            Turns::Blocks(_) => self.name(),
+        }
     }
 
     fn bytes(&self) -> usize {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::options::OptionDoc;
-use super::{Descriptor, spelling};
+use super::{Descriptor, Motion, spelling};
 use crate::plan::Planned;
 use crate::{Action, Ask, Branch, CacheError, ModelValue, Part, Plan, Policy, RunHeader, Site, Step};
 
@@ -18,9 +18,14 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
             return Err(options.bad("file", "", "a plan file, as in plan:fox.plan.safetensors".to_string()));
         };
         let replay = Replay { file: file.to_string(), ..Replay::new(Plan::load(Path::new(file))?) };
-        Ok(Arc::new(move || Box::new(replay.clone())))
+        Ok(Arc::new(move || replay.clone().into_policy()))
     },
 };
+
+/// The policy that follows a plan, once through or, for one that repeats, in every period of a run without end.
+pub fn follow(plan: Plan) -> Box<dyn Policy> {
+    Replay::new(plan).into_policy()
+}
 
 /// The policy that replays a plan. A site or step that the plan does not name computes.
 #[derive(Debug, Clone)]
@@ -41,6 +46,30 @@ impl Replay {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    fn into_policy(self) -> Box<dyn Policy> {
+        match self.plan.header().repeats {
+            Some(limits) => Box::new(Motion::following(self, limits)),
+            None => Box::new(self),
+        }
+    }
+
+    /// What a site does in a row of the table.
+    pub(super) fn action(&self, row: usize, site: Site) -> Action {
+        let column = self.plan.column_of(site);
+        match column.map_or(Planned::Absent, |column| self.plan.at(row, column)) {
+            Planned::Reuse => Action::Reuse,
+            Planned::Forecast(weights) => Action::Forecast(weights),
+            // A covered site that is asked after all lies in a site that the guard made compute.
+            Planned::Absent | Planned::Compute | Planned::Covered => Action::Compute,
+        }
+    }
+
+    /// Values of a site to keep behind a row of the table.
+    pub(super) fn depth(&self, row: usize, site: Site) -> usize {
+        let needed = self.plan.column_of(site).and_then(|column| self.liveness.get(column)?.get(row));
+        needed.copied().map_or(0, usize::from)
     }
 }
 
@@ -64,18 +93,11 @@ impl Policy for Replay {
     }
 
     fn decide(&mut self, ask: &Ask<'_>) -> Action {
-        let column = self.plan.column_of(ask.site);
-        match column.map_or(Planned::Absent, |column| self.plan.at(ask.step.index, column)) {
-            Planned::Reuse => Action::Reuse,
-            Planned::Forecast(weights) => Action::Forecast(weights),
-            // A covered site that is asked after all lies in a site that the guard made compute.
-            Planned::Absent | Planned::Compute | Planned::Covered => Action::Compute,
-        }
+        self.action(ask.step.index, ask.site)
     }
 
     fn history_depth(&self, site: Site, step: Step) -> usize {
-        let needed = self.plan.column_of(site).and_then(|column| self.liveness.get(column)?.get(step.index));
-        needed.copied().map_or(0, usize::from)
+        self.depth(step.index, site)
     }
 
     fn provenance(&self) -> String {

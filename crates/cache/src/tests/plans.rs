@@ -28,7 +28,8 @@ pub(super) fn random_plan(seed: u64, toy: &Toy, steps: usize, branches: &[Branch
         }
     }
     let model_value = if seed.is_multiple_of(2) { ModelValue::Output } else { ModelValue::Residual };
-    let header = PlanHeader { run: header(steps), model_value, provenance: "random".into(), validation: None };
+    let header =
+        PlanHeader { run: header(steps), model_value, provenance: "random".into(), repeats: None, validation: None };
     Plan::new(header, steps, &columns).unwrap()
 }
 

@@ -14,7 +14,7 @@ use super::initial::Initial;
 use super::tensors;
 use super::work::{NOTHING_TO_CHECK, Work};
 use crate::cache::CacheChoice;
-use crate::errors::{flatten, interrupted, usage};
+use crate::errors::{flatten, interrupted, of_request, usage};
 use crate::events::{Console, Event};
 use crate::interrupt;
 use crate::machine;
@@ -89,7 +89,7 @@ impl<'a> Session<'a> {
     fn check_memory(&self, request: &ImageRequest) -> anyhow::Result<()> {
         let (height, width) = self.pipeline.default_size();
         let (height, width) = (request.height.unwrap_or(height), request.width.unwrap_or(width));
-        let shape = self.pipeline.latent_shape(height, width, 0).map_err(of_the_call)?;
+        let shape = self.pipeline.latent_shape(height, width, 0).map_err(of_request)?;
         let channels = self.pipeline.autoencoder().config().block_out_channels.iter().copied().enumerate();
         let channels = channels.map(|(level, channels)| (channels >> (2 * level)).max(1)).max().unwrap_or(1);
         let sites = self.pipeline.denoiser().sites(&shape);
@@ -125,7 +125,7 @@ impl<'a> Session<'a> {
     fn check_classes(&self) -> anyhow::Result<()> {
         match self.pipeline.classes() {
             Some(classes) => {
-                self.work.prompts.iter().try_for_each(|name| classes.find(name).map(drop).map_err(of_the_call))
+                self.work.prompts.iter().try_for_each(|name| classes.find(name).map(drop).map_err(of_request))
             }
             None if self.work.classes => Err(usage(format!(
                 "--class: the model {} draws what a text says: give it with -p",
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
     fn announce(&mut self) -> anyhow::Result<()> {
         self.check_classes()?;
         let request = self.request(0);
-        let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        let header = self.pipeline.run_header(&request).map_err(of_request)?;
         self.check_memory(&request)?;
         self.cache = self.work.cache.clone().settled(self.pipeline, &request)?;
         if self.cache.is_off() && self.work.cache_check.is_some() && !self.work.cache_auto {
@@ -214,7 +214,7 @@ impl<'a> Session<'a> {
         }
         let request = self.request(index);
         let recipe = self.recipe(index)?;
-        let header = self.pipeline.run_header(&request).map_err(of_the_call)?;
+        let header = self.pipeline.run_header(&request).map_err(of_request)?;
         let watched = self.work.emit_plan.is_some() || self.work.cache_report;
         let mut cache = self.cache.context(&header, recipe.seed.unwrap_or(0), watched)?;
         let label = match self.work.count() {
@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
         watcher.failure.take().map_or(Ok(()), Err)?;
         let generated = match generated {
             Err(error) if error.is_stopped() => return Err(self.stopped()),
-            other => other.map_err(of_the_call)?,
+            other => other.map_err(of_request)?,
         };
         progress.finish();
         self.keep(index, recipe, &generated)
@@ -290,7 +290,7 @@ impl<'a> Session<'a> {
         let (width, height) = self.size();
         let sampler = match work.sampler {
             Some(sampler) => sampler,
-            None => self.pipeline.default_sampler().map_err(of_the_call)?,
+            None => self.pipeline.default_sampler().map_err(of_request)?,
         };
         let noise = self.noise.get(index);
         Ok(Recipe {
@@ -445,19 +445,6 @@ impl<'a> Session<'a> {
         self.kept_latents.clear();
         self.kept_images.clear();
         self.kept_recipes.clear();
-    }
-}
-
-/// Errors about the request are errors of the call; all others are failures of the work.
-fn of_the_call(error: refrain_pipeline::PipelineError) -> anyhow::Error {
-    use refrain_pipeline::PipelineError as E;
-    use refrain_samplers::Error as S;
-    match &error {
-        E::Size { .. } | E::Request { .. } => usage(error.to_string()),
-        E::Sampler(
-            S::Steps { .. } | S::Unsupported { .. } | S::NoDefaultSampler { .. } | S::Range { .. } | S::Strength { .. },
-        ) => usage(error.to_string()),
-        _ => anyhow::Error::new(error),
     }
 }
 

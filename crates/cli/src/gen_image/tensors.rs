@@ -24,6 +24,22 @@ const LARGEST_FILE: u64 = 4 << 30;
 /// # Errors
 /// A file that cannot be read, or that does not hold `count` latents (exit 2).
 pub(crate) fn read_latents(path: &Path, count: usize) -> anyhow::Result<Vec<Tensor>> {
+    let wrong = |why: String| usage(format!("--latents {}: {why}", path.display()));
+    let all = read_tensor(path)?;
+    let [found, _, _, _] = *all.dims() else {
+        return Err(wrong(format!("tensor `{LATENTS}` has shape {:?}, expected [n, c, h, w]", all.dims())));
+    };
+    if found != count {
+        return Err(wrong(format!("it holds {found} latents, but {count} pictures are asked for")));
+    }
+    (0..count).map(|index| Ok(all.narrow(0, index, 1)?.contiguous()?)).collect()
+}
+
+/// Reads the tensor `latents`, of whatever shape, as f32.
+///
+/// # Errors
+/// A file that cannot be read, or that holds no such tensor of floating point (exit 2).
+pub(crate) fn read_tensor(path: &Path) -> anyhow::Result<Tensor> {
     let shown = path.display();
     let wrong = |why: String| usage(format!("--latents {shown}: {why}"));
     let size = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
@@ -41,14 +57,7 @@ pub(crate) fn read_latents(path: &Path, count: usize) -> anyhow::Result<Vec<Tens
         Dtype::F64 => DType::F64,
         other => return Err(wrong(format!("tensor `{LATENTS}` has type {other:?}, expected F32"))),
     };
-    let [found, _, _, _] = *view.shape() else {
-        return Err(wrong(format!("tensor `{LATENTS}` has shape {:?}, expected [n, c, h, w]", view.shape())));
-    };
-    if found != count {
-        return Err(wrong(format!("it holds {found} latents, but {count} pictures are asked for")));
-    }
-    let all = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?.to_dtype(DType::F32)?;
-    (0..count).map(|index| Ok(all.narrow(0, index, 1)?.contiguous()?)).collect()
+    Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
 /// SHA-256 of a tensor's f32 values.

@@ -302,7 +302,7 @@ fn batch(settings: &GenImageOptions) -> anyhow::Result<Vec<String>> {
 }
 
 /// The seed itself, or a random one of 32 bits (short enough to type again) for a negative number.
-fn seed(asked: i64) -> anyhow::Result<u64> {
+pub(crate) fn seed(asked: i64) -> anyhow::Result<u64> {
     match u64::try_from(asked) {
         Ok(seed) => Ok(seed),
         Err(_) => {
@@ -314,7 +314,7 @@ fn seed(asked: i64) -> anyhow::Result<u64> {
     }
 }
 
-fn guidance(scale: f64) -> anyhow::Result<f64> {
+pub(crate) fn guidance(scale: f64) -> anyhow::Result<f64> {
     let sensible = scale.is_finite() && (0.0..=1000.0).contains(&scale);
     if sensible { Ok(scale) } else { Err(usage(format!("--cfg-scale must be between 0 and 1000, got {scale}"))) }
 }
@@ -344,6 +344,8 @@ fn eta(share: f64) -> anyhow::Result<f64> {
 }
 
 /// A word that a sampler type knows.
-fn word<T: std::str::FromStr<Err = refrain_samplers::Error>>(text: Option<&str>) -> anyhow::Result<Option<T>> {
+pub(crate) fn word<T: std::str::FromStr<Err = refrain_samplers::Error>>(
+    text: Option<&str>,
+) -> anyhow::Result<Option<T>> {
     text.map(str::parse).transpose().map_err(usage_because)
 }

@@ -15,16 +15,17 @@ use crate::gen_image::names;
 /// `refrain stream` as typed.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StreamCallOptions {
-    /// The clip: .y4m, .gif, .png (APNG), a folder of pictures, or `-` for y4m, GIF or APNG on standard input
+    /// The clip: .y4m, .gif, .png (APNG), a folder of pictures, or `-` for one of these on standard input; with ffmpeg also
+    /// .mp4, .webm, .mkv and whatever else that reads, webcam:N (/dev/videoN) and lavfi:SOURCE, a source filter
     #[arg(short, long, value_name = "FILE", help_heading = "Input")]
     pub(crate) input: PathBuf,
     /// The input is headerless RGB24 of this size, as ffmpeg -f rawvideo -pix_fmt rgb24 writes it
     #[arg(long, value_name = "WxH", help_heading = "Input")]
     pub(crate) raw_size: Option<String>,
-    /// Frames per second, where the input does not say, or instead of what it says
+    /// Frames per second, where the input does not say, or instead of what it says; what a camera is asked for
     #[arg(long, value_name = "RATE", help_heading = "Input")]
     pub(crate) fps: Option<String>,
-    /// Answer every frame; the default for files and folders, while of standard input the newest frame wins
+    /// Answer every frame; the default for files and folders, while of standard input and cameras the newest frame wins
     #[arg(long, help_heading = "Input")]
     pub(crate) no_drop: bool,
     /// Play a file at its own rate, as a camera would, and let the newest frame win
@@ -34,7 +35,8 @@ pub(crate) struct StreamCallOptions {
     #[arg(long, value_name = "N", help_heading = "Input")]
     pub(crate) frames: Option<u64>,
 
-    /// Where to write: .y4m, .gif, .png (APNG), .rgb (RGB24), a folder for PNGs, or `-` for y4m on standard output
+    /// Where to write: .y4m, .gif, .png (APNG), .rgb (RGB24), a folder for PNGs, or `-` for y4m on standard output; with
+    /// ffmpeg .mp4, .webm or .mkv
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: PathBuf,
     /// Write headerless RGB24 whatever the output's name

@@ -26,6 +26,19 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Options or a size that do not fit the model (exit 2).
     pub(crate) fn begin(settings: &Settings, pipeline: &'a RestylePipeline) -> anyhow::Result<Self> {
+        // A stream without a cache needs no fingerprint, which takes reading all weights.
+        let context = match settings.cache.is_off() {
+            true => Context::off(),
+            false => settings.cache.context(&run_header(settings, pipeline)?, settings.seed, false)?,
+        };
+        Self::under(settings, pipeline, context)
+    }
+
+    /// As [`Session::begin`], under a context of the caller's.
+    ///
+    /// # Errors
+    /// As [`Session::begin`].
+    pub(crate) fn under(settings: &Settings, pipeline: &'a RestylePipeline, context: Context) -> anyhow::Result<Self> {
         let defaults = pipeline.defaults();
         let side = |flag: &str, asked: Option<usize>| -> anyhow::Result<u32> {
             let multiple = pipeline.size_multiple();
@@ -45,7 +58,7 @@ impl<'a> Session<'a> {
             false => Box::new(HeldNoise::new(settings.seed)),
         };
         let model = RestyleModel { transformer: pipeline.transformer(), autoencoder: pipeline.autoencoder() };
-        let about = (pipeline.prepare_text(&settings.prompt)?, context(settings)?);
+        let about = (pipeline.prepare_text(&settings.prompt)?, context);
         let size = (height as usize, width as usize);
         let restyler = Restyler::new(model, options, about, noise, size).map_err(usage_because)?;
         Ok(Self { pipeline, restyler, width, height })
@@ -55,8 +68,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// A text that cannot be encoded.
-    pub(crate) fn set_prompt(&mut self, settings: &Settings, prompt: &str) -> anyhow::Result<()> {
-        self.restyler.set_prompt(self.pipeline.prepare_text(prompt)?, context(settings)?);
+    pub(crate) fn set_prompt(&mut self, prompt: &str) -> anyhow::Result<()> {
+        self.restyler.set_prompt(self.pipeline.prepare_text(prompt)?);
         Ok(())
     }
 
@@ -65,10 +78,18 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Those of the model.
     pub(crate) fn push(&mut self, picture: &Picture) -> anyhow::Result<Option<(u64, Picture)>> {
+        self.restyle(picture)?.map(|restyled| self.picture(&restyled)).transpose()
+    }
+
+    /// As [`Session::push`], as tensors.
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub(crate) fn restyle(&mut self, picture: &Picture) -> anyhow::Result<Option<Restyled>> {
         let scaled = picture.covering(self.width, self.height);
         let shape = (1, 3, self.height as usize, self.width as usize);
         let tensor = Tensor::from_vec(scaled.to_planar_unit(), shape, &Device::Cpu)?;
-        self.restyler.push(&tensor)?.map(|restyled| self.picture(&restyled)).transpose()
+        Ok(self.restyler.push(&tensor)?)
     }
 
     /// Finishes a picture in flight.
@@ -107,14 +128,17 @@ fn stream_options(settings: &Settings, pipeline: &RestylePipeline, scale: f64) -
     })
 }
 
-fn context(settings: &Settings) -> anyhow::Result<Context> {
-    // A stream has no last step; a plan for one is made for its model and steps a frame.
-    let header = RunHeader {
-        model: settings.model.name.clone(),
-        sampler: "stream".to_owned(),
+/// The run that a plan belongs to. A stream has no last step: its plans repeat, and are made for a model, the steps a frame
+/// and the way these are evaluated.
+///
+/// # Errors
+/// Files of the model that can no longer be read.
+pub(crate) fn run_header(settings: &Settings, pipeline: &RestylePipeline) -> anyhow::Result<RunHeader> {
+    Ok(RunHeader {
+        model: pipeline.fingerprint()?.to_owned(),
+        sampler: if settings.batch { "stream-batch" } else { "stream" }.to_owned(),
         steps: settings.steps,
         guidance_scale: 1.0,
         dtype: settings.precision.to_string(),
-    };
-    settings.cache.context(&header, settings.seed, false)
+    })
 }

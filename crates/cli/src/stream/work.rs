@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use refrain_media::sequence::{FrameRate, SequenceFormat, SinkOptions, SourceOptions};
+use refrain_media::sequence::{FrameRate, Pace, SequenceFormat, SinkOptions, SourceOptions, input_pace};
 use refrain_ops::Precision;
 use refrain_stream::{InboxPolicy, KvPolicy};
 
@@ -55,8 +55,8 @@ impl Work {
     /// # Errors
     /// The flag that is wrong, and what it wants (exit 2).
     pub(super) fn plan(options: StreamCallOptions) -> anyhow::Result<Self> {
-        let piped = options.input.as_os_str() == "-";
-        let drops = options.live || (piped && !options.no_drop);
+        let pace = input_pace(&options.input).map_err(usage_because)?;
+        let drops = options.live || (pace != Pace::Stored && !options.no_drop);
         let rate = |text: &str| {
             FrameRate::parse(text).ok_or_else(|| usage(format!("--fps {text:?}: expected 30, 29.97 or 30000/1001")))
         };
@@ -79,7 +79,7 @@ impl Work {
                 raw_size: options.raw_size.as_deref().map(raw_size).transpose()?,
                 rate: options.fps.as_deref().map(rate).transpose()?,
             },
-            paced: options.live && !piped,
+            paced: drops && pace != Pace::Arriving,
             inbox: if drops { InboxPolicy::Newest } else { InboxPolicy::KeepAll(DEPTH) },
             frames: options.frames,
             raw_output: options.raw_output,

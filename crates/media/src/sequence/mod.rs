@@ -4,21 +4,33 @@
 //! rawvideo also go through standard input and output, so any program that speaks them is a camera, a file format or a
 //! screen: `ffmpeg -i clip.mp4 -f yuv4mpegpipe - | refrain stream --input - --output - -p sepia | ffplay -`.
 //!
+//! With the feature `ffmpeg` FFmpeg's libraries read and write mp4, webm and whatever else they know, and cameras. Which
+//! reader or writer a name means is decided in one table each ([`open_source`], [`create_sink`]).
+//!
 //! A file appears under its name only once it is finished; a sink that is dropped before [`FrameSink::finish`] leaves
 //! nothing. What went to a pipe or into a folder of PNGs is there frame by frame.
 
 mod animation;
 mod apng;
+#[cfg(feature = "ffmpeg")]
+mod ffmpeg;
+#[cfg(not(feature = "ffmpeg"))]
+#[path = "ffmpeg_absent.rs"]
+mod ffmpeg;
 mod folder;
+mod formats;
 mod gif;
 mod open;
 mod output;
 mod rate;
 mod raw;
+#[cfg(test)]
+mod tests;
 pub mod y4m;
 
 pub use folder::FolderSink;
-pub use open::{SequenceFormat, SinkOptions, SourceOptions, create_sink, open_source};
+pub use formats::{SequenceFormat, SinkOptions, create_sink};
+pub use open::{Pace, SourceOptions, input_pace, open_source};
 pub use rate::FrameRate;
 pub use raw::{RawSink, RawSource};
 

@@ -1,246 +1,184 @@
-//! Which reader or writer a name asks for. What is read is told by its first bytes, what is written by its ending.
+//! Which reader a name asks for. Cameras are told by their names, files and pipes by their first bytes.
 
 use super::animation::AnimationSource;
-use super::apng::ApngSink;
-use super::folder::{FolderSink, FolderSource};
-use super::gif::GifSink;
-use super::y4m::{Chroma, Y4mSink, Y4mSource};
-use super::{FrameRate, FrameSink, FrameSource, RawSink, RawSource, SequenceInfo};
+use super::folder::FolderSource;
+use super::y4m::Y4mSource;
+use super::{FrameRate, FrameSource, RawSource, SequenceInfo, ffmpeg};
 use crate::MediaError;
 use crate::decode::MAX_FILE_BYTES;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-/// A container that frames can be written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SequenceFormat {
-    /// YUV4MPEG2, lossy only by colour conversion; files and pipes.
-    Y4m,
-    /// Headerless RGB24; files and pipes.
-    RawVideo,
-    /// 256 colours a frame.
-    Gif,
-    /// Lossless.
-    Apng,
-    /// A folder of PNGs.
-    Folder,
-}
-
-impl SequenceFormat {
-    /// The format that a name asks for: `.y4m`, `.rgb`/`.raw`, `.gif`, `.png`/`.apng`; `-` is a y4m pipe; a name without
-    /// an ending, or that of a folder, is a folder of PNGs.
-    ///
-    /// # Errors
-    /// [`MediaError::UnknownSequence`].
-    pub fn from_path(path: &Path) -> Result<Self, MediaError> {
-        if path.as_os_str() == "-" {
-            return Ok(Self::Y4m);
-        }
-        if path.is_dir() {
-            return Ok(Self::Folder);
-        }
-        let extension = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-        match extension.as_deref() {
-            None => Ok(Self::Folder),
-            Some("y4m") => Ok(Self::Y4m),
-            Some("rgb" | "raw") => Ok(Self::RawVideo),
-            Some("gif") => Ok(Self::Gif),
-            Some("png" | "apng") => Ok(Self::Apng),
-            Some(other) => Err(MediaError::UnknownSequence { path: path.to_owned(), extension: other.to_owned() }),
-        }
-    }
-}
-
-/// How to write a clip.
-#[derive(Debug, Clone, Copy)]
-pub struct SinkOptions {
-    /// Frames per second.
-    pub rate: FrameRate,
-    /// The container; none lets the name decide.
-    pub format: Option<SequenceFormat>,
-    /// Chroma of y4m.
-    pub chroma: Chroma,
-}
-
-impl SinkOptions {
-    /// The name's format at a rate, y4m as 4:2:0, which everything can play.
-    pub fn at(rate: FrameRate) -> Self {
-        Self { rate, format: None, chroma: Chroma::C420 }
-    }
-}
-
-/// Begins a clip. A file appears under its name only when finished.
-///
-/// # Errors
-/// [`MediaError::UnknownSequence`], [`MediaError::Write`], [`MediaError::StdoutIsTerminal`];
-/// [`MediaError::Sequence`] for a format that cannot go through a pipe.
-pub fn create_sink(path: &Path, options: SinkOptions) -> Result<Box<dyn FrameSink>, MediaError> {
-    let SinkOptions { rate, chroma, .. } = options;
-    let format = options.format.map_or_else(|| SequenceFormat::from_path(path), Ok)?;
-    if path.as_os_str() == "-" && matches!(format, SequenceFormat::Apng | SequenceFormat::Folder) {
-        return Err(MediaError::sequence("standard output", None, "only y4m, rawvideo and gif go through a pipe"));
-    }
-    Ok(match format {
-        SequenceFormat::Y4m => Box::new(Y4mSink::create(path, rate, chroma)?),
-        SequenceFormat::RawVideo => Box::new(RawSink::create(path)?),
-        SequenceFormat::Gif => Box::new(GifSink::create(path, rate)?),
-        SequenceFormat::Apng => Box::new(ApngSink::create(path, rate)?),
-        SequenceFormat::Folder => Box::new(FolderSink::create(path)?),
-    })
-}
+type Source = Result<Box<dyn FrameSource>, MediaError>;
 
 /// What a source cannot know by itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SourceOptions {
     /// Size of rawvideo frames (width, height); given, the input is rawvideo.
     pub raw_size: Option<(u32, u32)>,
-    /// Rate of a folder or rawvideo, or another rate than the clip's own.
+    /// Rate of a folder or rawvideo, what a camera is asked for, or another rate than the clip's own.
     pub rate: Option<FrameRate>,
 }
 
-/// Opens a clip: y4m, GIF, APNG or PNG by their first bytes, rawvideo where its size is given, a folder of pictures, or
-/// any of the former on standard input for `-`.
-///
-/// # Errors
-/// [`MediaError::Read`], [`MediaError::Sequence`], [`MediaError::UnknownSequence`], [`MediaError::TooLarge`].
-pub fn open_source(path: &Path, options: SourceOptions) -> Result<Box<dyn FrameSource>, MediaError> {
-    let rate = options.rate.unwrap_or(FrameRate::DEFAULT);
-    if path.as_os_str() == "-" {
-        return from_bytes(path, "standard input", BufReader::new(io::stdin()), options);
-    }
-    if path.is_dir() {
-        return Ok(Box::new(FolderSource::new(path, rate)?));
-    }
-    let file = File::open(path).map_err(|source| MediaError::Read { path: path.to_owned(), source })?;
-    from_bytes(path, &path.display().to_string(), BufReader::new(file), options)
+/// How the frames of an input come, which decides what happens to those that nobody had time for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// They lie ready, as in a file: none need be lost.
+    Stored,
+    /// They come by themselves, as from a pipe or a camera.
+    Arriving,
+    /// They could be had at once, but stand for a camera's: whoever reads them waits until each is due.
+    Played,
 }
 
-fn from_bytes(
-    path: &Path,
-    name: &str,
-    mut input: impl BufRead + Send + 'static,
-    options: SourceOptions,
-) -> Result<Box<dyn FrameSource>, MediaError> {
+/// An input with a name of its own: `name` or `name:rest`.
+struct Device {
+    name: &'static str,
+    pace: Pace,
+    /// Opens it by what stands behind the colon.
+    open: fn(&str, SourceOptions) -> Source,
+    /// What may stand there.
+    accepts: fn(&str) -> bool,
+    expected: &'static str,
+}
+
+const DEVICES: [Device; 2] = [
+    Device {
+        name: "webcam",
+        pace: Pace::Arriving,
+        open: ffmpeg::open_camera,
+        accepts: |rest| rest.is_empty() || rest.parse::<u8>().is_ok(),
+        expected: "webcam or webcam:N, where N is that of /dev/videoN",
+    },
+    Device {
+        name: "lavfi",
+        pace: Pace::Played,
+        open: ffmpeg::open_graph,
+        accepts: |rest| !rest.trim().is_empty(),
+        expected: "lavfi:SOURCE, for example lavfi:testsrc2=size=320x240:rate=30",
+    },
+];
+
+/// How the frames of an input will come, by its name alone.
+///
+/// # Errors
+/// [`MediaError::Sequence`] for a camera's name that is none; [`MediaError::NeedsFfmpeg`] where this build has none.
+pub fn input_pace(path: &Path) -> Result<Pace, MediaError> {
+    if path.as_os_str() == "-" {
+        return Ok(Pace::Arriving);
+    }
+    let Some((device, rest)) = device(path) else { return Ok(Pace::Stored) };
+    let name = path.display().to_string();
+    if !(device.accepts)(rest) {
+        return Err(MediaError::sequence(&name, None, format!("expected {}", device.expected)));
+    }
+    if ffmpeg::AVAILABLE { Ok(device.pace) } else { Err(MediaError::needs_ffmpeg(&name)) }
+}
+
+/// The device that a name means, and what stands behind the colon.
+fn device(path: &Path) -> Option<(&'static Device, &str)> {
+    let name = path.to_str()?;
+    let (name, rest) = name.split_once(':').unwrap_or((name, ""));
+    DEVICES.iter().find(|device| device.name == name).map(|device| (device, rest))
+}
+
+/// Opens a clip: y4m, GIF, APNG or PNG by their first bytes, rawvideo where its size is given, a folder of pictures; with
+/// ffmpeg whatever that reads, `webcam:N` and `lavfi:SOURCE`; and for `-` what comes on standard input.
+///
+/// # Errors
+/// [`MediaError::Read`], [`MediaError::Sequence`], [`MediaError::NeedsFfmpeg`], [`MediaError::TooLarge`].
+pub fn open_source(path: &Path, options: SourceOptions) -> Result<Box<dyn FrameSource>, MediaError> {
+    if let Some((device, rest)) = device(path) {
+        input_pace(path)?;
+        return (device.open)(rest, options);
+    }
+    if path.as_os_str() == "-" {
+        return open_bytes("standard input", path, Bytes::Pipe(BufReader::new(io::stdin())), options);
+    }
+    if path.is_dir() {
+        return Ok(Box::new(FolderSource::new(path, options.rate.unwrap_or(FrameRate::DEFAULT))?));
+    }
+    let file = File::open(path).map_err(|source| MediaError::Read { path: path.to_owned(), source })?;
+    open_bytes(&path.display().to_string(), path, Bytes::File(BufReader::new(file)), options)
+}
+
+/// Bytes of a clip: a file can be gone back in, standard input cannot.
+pub(super) enum Bytes {
+    File(BufReader<File>),
+    Pipe(BufReader<io::Stdin>),
+}
+
+impl Bytes {
+    /// The first bytes, which stay to be read; none at the end of the input.
+    fn start(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Self::File(file) => file.fill_buf(),
+            Self::Pipe(pipe) => pipe.fill_buf(),
+        }
+    }
+
+    fn into_reader(self) -> Box<dyn BufRead + Send> {
+        match self {
+            Self::File(file) => Box::new(file),
+            Self::Pipe(pipe) => Box::new(pipe),
+        }
+    }
+}
+
+/// A format in pure Rust, by what its files begin with, or by an ending that is taken at its word.
+struct Reader {
+    starts: fn(&[u8]) -> bool,
+    ending: Option<&'static str>,
+    open: fn(&str, Bytes) -> Source,
+}
+
+const READERS: [Reader; 3] = [
+    Reader {
+        starts: |start| start.starts_with(b"GIF8"),
+        ending: None,
+        open: |name, bytes| animation(name, bytes, true),
+    },
+    Reader {
+        starts: |start| start.starts_with(b"\x89PNG"),
+        ending: None,
+        open: |name, bytes| animation(name, bytes, false),
+    },
+    // A pipe's first piece may be shorter than the word.
+    Reader {
+        starts: |start| start.iter().zip(b"YUV4").all(|(found, wanted)| found == wanted),
+        ending: Some("y4m"),
+        open: |name, bytes| Ok(Box::new(Y4mSource::new(name, bytes.into_reader())?)),
+    },
+];
+
+fn open_bytes(name: &str, path: &Path, mut bytes: Bytes, options: SourceOptions) -> Source {
     if let Some((width, height)) = options.raw_size {
         let rate = options.rate.unwrap_or(FrameRate::DEFAULT);
         let info = SequenceInfo { width, height, rate, frames: None };
-        return Ok(Box::new(RawSource::new(name, input, info)));
+        return Ok(Box::new(RawSource::new(name, bytes.into_reader(), info)));
     }
-    let fail = |source| MediaError::Read { path: path.to_owned(), source };
-    let start = input.fill_buf().map_err(fail)?;
+    let start = bytes.start().map_err(|source| MediaError::Read { path: path.to_owned(), source })?;
     if start.is_empty() {
         return Err(MediaError::sequence(name, None, "the clip is empty"));
     }
-    let is_gif = start.starts_with(b"GIF8");
-    if is_gif || start.starts_with(b"\x89PNG") {
-        let mut bytes = Vec::new();
-        input.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            let limit = format!("{} MiB", MAX_FILE_BYTES >> 20);
-            return Err(MediaError::TooLarge { name: name.to_owned(), what: "the file".to_owned(), limit });
-        }
-        return Ok(Box::new(AnimationSource::new(name, bytes, is_gif)?));
+    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    let named = |reader: &Reader| reader.ending.is_some() && reader.ending == ending.as_deref();
+    let found = READERS.iter().find(|reader| (reader.starts)(start));
+    match found.or_else(|| READERS.iter().find(|reader| named(reader))) {
+        Some(reader) => (reader.open)(name, bytes),
+        None => ffmpeg::open(name, bytes),
     }
-    let extension = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    if path.as_os_str() == "-" || start.starts_with(b"YUV4") || extension.as_deref() == Some("y4m") {
-        return Ok(Box::new(Y4mSource::new(name, input)?));
-    }
-    Err(MediaError::UnknownSequence { path: path.to_owned(), extension: extension.unwrap_or_default() })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Picture;
-
-    fn frames() -> Vec<Picture> {
-        (0..5u8)
-            .map(|frame| {
-                let pixels = (0..12 * 8).flat_map(|i| [i as u8, frame * 40, 255 - i as u8]).collect();
-                Picture::from_rgb8(12, 8, pixels).unwrap()
-            })
-            .collect()
+/// GIF and PNG are decoded from memory.
+fn animation(name: &str, bytes: Bytes, is_gif: bool) -> Source {
+    let mut held = Vec::new();
+    let read = bytes.into_reader().take(MAX_FILE_BYTES + 1).read_to_end(&mut held);
+    read.map_err(|source| MediaError::Read { path: name.into(), source })?;
+    if held.len() as u64 > MAX_FILE_BYTES {
+        let limit = format!("{} MiB", MAX_FILE_BYTES >> 20);
+        return Err(MediaError::TooLarge { name: name.to_owned(), what: "the file".to_owned(), limit });
     }
-
-    fn write(path: &Path) {
-        let mut sink = create_sink(path, SinkOptions::at(FrameRate::new(20, 1).unwrap())).unwrap();
-        for frame in frames() {
-            sink.write_frame(&frame).unwrap();
-            assert!(path.extension().is_none() || !path.exists(), "an unfinished file must not be seen");
-        }
-        sink.finish().unwrap();
-    }
-
-    fn read(path: &Path) -> (SequenceInfo, Vec<Picture>) {
-        let mut source = open_source(path, SourceOptions::default()).unwrap();
-        let mut frames = Vec::new();
-        while let Some(frame) = source.next_frame().unwrap() {
-            frames.push(frame);
-        }
-        (source.info(), frames)
-    }
-
-    #[test]
-    fn every_format_gives_its_frames_back() {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, tolerance) in [("a.y4m", 90), ("a.gif", 12), ("a.png", 0), ("folder", 0)] {
-            let path = folder.path().join(name);
-            write(&path);
-            let (info, found) = read(&path);
-            assert_eq!((info.width, info.height, found.len()), (12, 8, 5), "{name}");
-            if name != "folder" {
-                assert!((info.rate.per_second() - 20.0).abs() < 1e-9, "{name}");
-            }
-            for (read, written) in found.iter().zip(frames()) {
-                let pairs = read.pixels().iter().zip(written.pixels());
-                let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-                assert!(worst <= tolerance, "{name}: {worst}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_unfinished_clip_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["a.y4m", "a.gif", "a.png", "a.rgb"] {
-            let mut sink = create_sink(&folder.path().join(name), SinkOptions::at(FrameRate::DEFAULT)).unwrap();
-            sink.write_frame(&frames()[0]).unwrap();
-        }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn clips_without_frames_and_unknown_names_are_errors() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["a.y4m", "a.gif", "a.png"] {
-            let sink = create_sink(&folder.path().join(name), SinkOptions::at(FrameRate::DEFAULT)).unwrap();
-            assert!(sink.finish().unwrap_err().to_string().contains("no frames"), "{name}");
-        }
-        let says = |error: MediaError, part: &str| assert!(error.to_string().contains(part), "{error}");
-        let sink = |name: &str| create_sink(name.as_ref(), SinkOptions::at(FrameRate::DEFAULT)).err().unwrap();
-        says(sink("a.mp4"), "yuv4mpegpipe");
-        says(sink("a.txt"), "use .y4m, .gif, .png (APNG) or a folder");
-        let path = folder.path().join("a.mp4");
-        std::fs::write(&path, b"\0\0\0\x20ftypisom").unwrap();
-        says(open_source(&path, SourceOptions::default()).err().unwrap(), "yuv4mpegpipe");
-        std::fs::write(&path, b"").unwrap();
-        says(open_source(&path, SourceOptions::default()).err().unwrap(), "the clip is empty");
-        says(open_source("none.y4m".as_ref(), SourceOptions::default()).err().unwrap(), "no such file");
-    }
-
-    #[test]
-    fn garbled_animations_end_with_an_error_not_a_panic() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["a.gif", "a.png"] {
-            let path = folder.path().join(name);
-            write(&path);
-            let bytes = std::fs::read(&path).unwrap();
-            for cut in [6, 20, bytes.len() / 2, bytes.len() - 9] {
-                std::fs::write(&path, &bytes[..cut]).unwrap();
-                let Ok(mut source) = open_source(&path, SourceOptions::default()) else { continue };
-                while let Ok(Some(_)) = source.next_frame() {}
-            }
-        }
-    }
+    Ok(Box::new(AnimationSource::new(name, held, is_gif)?))
 }

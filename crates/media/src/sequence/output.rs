@@ -60,10 +60,9 @@ impl Output {
 
     /// Replaces bytes that were written before.
     pub(crate) fn overwrite(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let Self::File { pending, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
-        pending.writer.seek(SeekFrom::Start(at))?;
-        pending.writer.write_all(bytes)?;
-        pending.writer.seek(SeekFrom::End(0)).map(|_| ())
+        self.seek(SeekFrom::Start(at))?;
+        self.write_all(bytes)?;
+        self.seek(SeekFrom::End(0)).map(|_| ())
     }
 
     pub(crate) fn finish(self) -> Result<(), MediaError> {
@@ -92,6 +91,16 @@ impl Write for Output {
             Self::Stdout => io::stdout().flush(),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
+        }
+    }
+}
+
+/// Files only: a pipe cannot be gone back in.
+impl Seek for Output {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::File { pending, .. } => pending.writer.seek(to),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

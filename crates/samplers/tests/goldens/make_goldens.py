@@ -25,6 +25,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 from safetensors.torch import save_file
@@ -36,6 +37,7 @@ CLASSES = {
     "dpm++2m": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
     "heun": HeunDiscreteScheduler,
+    "pndm": PNDMScheduler,
     "euler_flow": FlowMatchEulerDiscreteScheduler,
     "unipc": UniPCMultistepScheduler,
     "ddim_invert": DDIMInverseScheduler,
@@ -113,6 +115,14 @@ CASES = [
     case("heun-leading-clip", "heun", {**SD15, "timestep_spacing": "leading", "clip_sample": True}, 5),
     case("heun-sample-defaults", "heun", {"_class_name": "HeunDiscreteScheduler", "prediction_type": "sample"}, 4),
     case("heun-one", "heun", SD15, 1),
+    case("pndm-sd15", "pndm", SD15, 10),
+    case("pndm-sd15-trailing", "pndm", {**SD15, "timestep_spacing": "trailing"}, 7),
+    case("pndm-velocity-linspace", "pndm", {**SD15, "prediction_type": "v_prediction", "timestep_spacing": "linspace", "set_alpha_to_one": True}, 6),
+    case("pndm-one", "pndm", SD15, 1),
+    case("pndm-two", "pndm", SD15, 2),
+    case("pndm-runge-kutta", "pndm", {**SD15, "skip_prk_steps": False}, 8),
+    case("pndm-runge-kutta-four", "pndm", {"_class_name": "PNDMScheduler"}, 4),
+    case("pndm-from-emoji", "pndm", EMOJI, 9),
     case("flow-plain", "euler_flow", FLOW, 10),
     case("flow-shift", "euler_flow", {**FLOW, "shift": 3.0}, 12),
     case("flow-dynamic", "euler_flow", {**FLOW, "use_dynamic_shifting": True}, 8, image_tokens=1024),
@@ -187,7 +197,7 @@ def run(entry, start, constant, clean):
     result["init_noise_sigma"] = torch.tensor([float(getattr(scheduler, "init_noise_sigma", 1.0))])
     if denoised:
         result["denoised"] = torch.stack(denoised)
-    if entry["sampler"] not in ("ddim", "ddim_invert"):
+    if entry["sampler"] not in ("ddim", "ddim_invert", "pndm"):
         result["sigmas"] = scheduler.sigmas[first:].float()
     return result
 

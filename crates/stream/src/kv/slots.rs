@@ -39,6 +39,8 @@ pub struct SlotMap {
     pub(super) queue: VecDeque<usize>,
     /// Frame at which `relative` last replaced a sink.
     pub(super) refreshed: Option<u64>,
+    /// Sinks that gave way to other frames so far.
+    refreshes: u64,
     /// First frame of the newest chunk, and its places in order of frames.
     present: Option<(u64, Vec<usize>)>,
 }
@@ -47,7 +49,7 @@ impl SlotMap {
     /// An empty map. The options must have been [checked](KvOptions::checked).
     pub fn new(options: KvOptions) -> Self {
         let slots = vec![None; options.length];
-        Self { options, slots, filled: 0, queue: VecDeque::new(), refreshed: None, present: None }
+        Self { options, slots, filled: 0, queue: VecDeque::new(), refreshed: None, refreshes: 0, present: None }
     }
 
     /// What each slot holds.
@@ -80,6 +82,11 @@ impl SlotMap {
         self.present.as_ref().map(|(frame, _)| *frame)
     }
 
+    /// Sinks that gave way to other frames so far.
+    pub fn refreshes(&self) -> u64 {
+        self.refreshes
+    }
+
     /// Places of the newest chunk's frames, in their order.
     pub fn present(&self) -> &[usize] {
         self.present.as_ref().map_or(&[], |(_, places)| places)
@@ -110,6 +117,7 @@ impl SlotMap {
         for (index, &place) in places.iter().enumerate() {
             let (frame, time) = (arrival.frame + index as u64, arrival.time + index as u64);
             if let Some(slot) = self.slots.get_mut(place) {
+                self.refreshes += u64::from(place < self.options.sinks && slot.is_some());
                 *slot = Some(Slot { frame, time, sink: place < self.options.sinks });
             }
         }

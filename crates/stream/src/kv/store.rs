@@ -143,6 +143,11 @@ impl RollingKv {
         self.carried
     }
 
+    /// Sinks that gave way to other frames since the last reset, over all rows and blocks.
+    pub fn refreshes(&self) -> u64 {
+        self.caches.iter().flatten().map(|cache| cache.map.refreshes()).sum()
+    }
+
     /// What the cache holds now.
     pub fn residents(&self) -> Residents {
         let caches = || self.caches.iter().flatten();

@@ -1,6 +1,6 @@
 //! A choice of steps as a plan of the cache.
 
-use refrain_cache::{Coefficients, ModelValue, Plan, PlanHeader, Planned, RunHeader, Site};
+use refrain_cache::{Coefficients, Plan, PlanHeader, Planned, RunHeader, Site};
 
 use super::StepPlan;
 use crate::TrainError;
@@ -16,12 +16,7 @@ impl StepPlan {
             Some(weights) if *weights == Coefficients::HOLD => Planned::Reuse,
             Some(weights) => Planned::Forecast(*weights),
         });
-        let header = PlanHeader {
-            run: run.clone(),
-            model_value: ModelValue::Output,
-            provenance: provenance.into(),
-            validation: None,
-        };
+        let header = PlanHeader { run: run.clone(), provenance: provenance.into(), ..PlanHeader::default() };
         Ok(Plan::new(header, self.forecasts.len(), &[(Site::model(), actions.collect())])?)
     }
 }
