@@ -103,7 +103,7 @@ fn a_plan_carries_its_measured_harm() {
     let folder = Folder::new();
     let model = tiny_model();
     let model = model.to_str().unwrap();
-    let train = ["train", "router", "-p", "a", "-p", "b c", "-m", model, "--steps", "6", "--trials", "2"];
+    let train = ["train", "router", "-p", "a", "-p", "b c", "-m", model, "--steps", "6", "--pictures", "2"];
     let train =
         [&train[..], &["--cfg-scale", "2", "--budgets", "0.7,0.5", "-o", "r-{budget}.plan.safetensors"]].concat();
     folder.run(&train).succeeded();

@@ -230,7 +230,10 @@ mod tests {
             if steps >= 10 {
                 // The noisy 30 % compute nearly whole, the rest a third.
                 let (early, late) = (computed(0..steps * 3 / 10), computed(steps * 3 / 10..steps));
-                assert!(early >= 0.8 * (steps * 3 / 10) as f64 && late <= 0.5 * steps as f64, "{steps}: {early} {late}");
+                assert!(
+                    early >= 0.8 * (steps * 3 / 10) as f64 && late <= 0.5 * steps as f64,
+                    "{steps}: {early} {late}"
+                );
             }
         }
     }

@@ -42,20 +42,22 @@ pub(crate) struct TrainRouterOptions {
         help_heading = "Router"
     )]
     pub(crate) output: String,
-    /// Pictures to search with; twice as many more fit the coefficients that are kept. For a stream: pieces of clips, styles
-    /// taking turns [default: 12; for a stream 5]
-    #[arg(long, value_name = "N", help_heading = "Method steps")]
-    pub(crate) trials: Option<usize>,
     /// Learn for `refrain stream`: how often each part of the model computes while frames of this clip go by; repeatable.
     /// The budget counts operations, -p names styles [default: all]
     #[arg(long, value_name = "CLIP", help_heading = "Stream")]
     pub(crate) stream: Vec<PathBuf>,
+    /// Pieces of clips to learn from, styles taking turns
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Stream")]
+    pub(crate) trials: usize,
     /// Frames of each piece
     #[arg(long, value_name = "N", default_value_t = 12, help_heading = "Stream")]
     pub(crate) frames: usize,
     /// Neighbours of the proposed plan that are tried on the clips, for each budget
     #[arg(long, value_name = "N", default_value_t = 24, help_heading = "Stream")]
     pub(crate) moves: usize,
+    /// Pictures to search with; twice as many more fit the coefficients that are kept
+    #[arg(long, value_name = "N", default_value_t = 12, help_heading = "Method steps")]
+    pub(crate) pictures: u64,
     /// Optimiser steps for each budget
     #[arg(long, value_name = "N", default_value_t = 4000, help_heading = "Method harmonica")]
     pub(crate) iterations: usize,
@@ -128,12 +130,9 @@ impl TrainRouterOptions {
                 return Err(usage(format!("{flag} must be at least 1")));
             }
         }
-        if self.trials == Some(0) {
-            return Err(usage("--trials must be at least 1"));
-        }
         if !self.stream.is_empty() {
-            if self.frames < 2 {
-                return Err(usage("--frames must be at least 2"));
+            if self.trials == 0 || self.frames < 2 {
+                return Err(usage("--trials must be at least 1 and --frames at least 2"));
             }
             if self.method == Method::Harmonica || self.forecast.is_some() || self.cfg_scale.is_some() {
                 return Err(usage("--stream: a stream has one method, and knows neither --forecast nor --cfg-scale"));
@@ -143,6 +142,9 @@ impl TrainRouterOptions {
                     "--stream: styles are named with -p; --prompt-file and --sampling-method are for pictures",
                 ));
             }
+        }
+        if self.pictures == 0 {
+            return Err(usage("--pictures must be at least 1"));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return Err(usage(format!("--learning-rate must be above 0, got {}", self.learning_rate)));
@@ -154,11 +156,6 @@ impl TrainRouterOptions {
             return Err(usage("--resume: only --method harmonica leaves a checkpoint"));
         }
         Ok(())
-    }
-
-    /// Pictures, or pieces of clips, to search with.
-    pub(super) fn trials(&self) -> usize {
-        self.trials.unwrap_or(if self.stream.is_empty() { 12 } else { 5 })
     }
 
     /// The proxy by its name.

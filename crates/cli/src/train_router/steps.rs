@@ -23,14 +23,13 @@ pub(super) fn train(
     console: &Console,
 ) -> anyhow::Result<()> {
     let order = options.forecast.unwrap_or(DEFAULT_ORDER);
-    let settings =
-        StepSearch { terms: usize::from(order) + 1, trials: options.trials() as u64, ..StepSearch::default() };
+    let settings = StepSearch { terms: usize::from(order) + 1, trials: options.pictures, ..StepSearch::default() };
     let total = subject.steps();
     let search = Search::new(subject, &settings, &mut |line| said(console, "", line))?;
     for (budget, path) in options.budget.iter().zip(outputs) {
         let wanted = ((budget * total as f64).floor() as usize).clamp(2, total);
         let found = search.find(wanted, &mut |line| said(console, &format!("budget {budget}: "), line))?;
-        let provenance = format!("router steps, forecast {order}, budget {budget}, {} trials", options.trials());
+        let provenance = format!("router steps, forecast {order}, budget {budget}, {} pictures", options.pictures);
         write(&found.plan.to_plan(&subject.run, &provenance)?, path, console)?;
     }
     Ok(())

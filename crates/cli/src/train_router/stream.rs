@@ -62,7 +62,7 @@ fn trials(options: &TrainRouterOptions, pipeline: &RestylePipeline) -> anyhow::R
     };
     let side = pipeline.defaults().side as u32;
     let clips = options.stream.len();
-    (0..options.trials())
+    (0..options.trials)
         .map(|trial| {
             let Some(path) = options.stream.get(trial % clips.max(1)) else { return Err(usage("--stream: no clip")) };
             let prompt = prompts.get(trial % prompts.len().max(1)).cloned().unwrap_or_default();
