@@ -5,14 +5,13 @@
     python benches/peers/steps.py --scratch FOLDER --output benches/peers/results/steps.md
 
 DiT-XL/2 at 256x256 and the U-Net of Stable Diffusion 1.5 at 512x512, one guided evaluation (batch 2); and the built-in model,
-20 steps, guidance 4: refrain's whole program with start-up, decoding and writing, beside diffusers' pipeline call alone. A
-step's time is what refrain's own events say of every step but the first. A figure is the median of its turns; a ratio is refrain's time over PyTorch's (below 1: refrain is faster). The folders of random
+20 steps, guidance 4: refrain's whole program with start-up, decoding and writing, beside diffusers' pipeline call alone. Steps
+of refrain are those of the example `step`. A figure is the median of its turns; a ratio is refrain's time over PyTorch's (below 1: refrain is faster). The folders of random
 weights (3 GB) are made in --scratch if they are not there.
 """
 
 import argparse
 import datetime
-import json
 import os
 import statistics
 import subprocess
@@ -31,19 +30,6 @@ TYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 PROMPT = "a red fox"
 
 
-def program(arguments, folder, word, steps):
-    """Seconds of each step, page faults and the largest resident size of one run of refrain."""
-    picture = os.path.join(arguments.scratch, "picture.png")
-    command = [arguments.program, "gen", "image", "--json", "-m", folder, "-p", "207", "--seed", "1", "--steps", str(steps), "--dtype", word,
-               "--cache", "off", "-o", picture]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    events = [json.loads(line) for line in process.stdout]
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"refrain failed: {events[-1:]}")
-    return [event["seconds"] for event in events if event.get("event") == "step"], usage.ru_minflt, usage.ru_maxrss * 1024
-
-
 def peer(kind, folder, dtype):
     """PyTorch's evaluation of a batch of two."""
     if kind == "dit":
@@ -57,27 +43,9 @@ def peer(kind, folder, dtype):
 
 
 def compare(arguments, kind, folder, word):
-    """Medians of refrain's and PyTorch's turns, page faults and the largest resident size of refrain."""
+    """Medians of refrain's and PyTorch's turns, page faults and peak memory of a step of refrain."""
     way = peer(kind, folder, TYPES[word])
     timed(way, 1)
-    if kind == "dit":
-        return compare_example(arguments, folder, word, way)
-    ours, theirs, memory, faults = [], [], 0, []
-    for turn in range(arguments.rounds):
-        # The first step also fills the caches of the allocator.
-        steps = 2 + turn % 2
-        seconds, count, size = program(arguments, folder, word, steps)
-        ours += seconds[1:]
-        faults.append((steps, count))
-        memory = max(memory, size)
-        theirs += timed(way, 2)
-        time.sleep(0.05)
-    few, many = [min(count for steps, count in faults if steps == wanted) for wanted in (2, 3)]
-    return statistics.median(ours), statistics.median(theirs), max(0, many - few), memory
-
-
-def compare_example(arguments, folder, word, way):
-    """The same through the example `step`, for a model with classes, which the program has no flag for."""
     process = subprocess.Popen([arguments.step, folder, word], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(command):
@@ -85,13 +53,14 @@ def compare_example(arguments, folder, word, way):
         process.stdin.flush()
         return process.stdout.readline().split()
 
+    # The first step also fills the caches of the allocator.
     ask("run 1")
     ours, theirs = [], []
     for _ in range(arguments.rounds):
-        ours += [float(word) for word in ask("run 2")]
+        ours += [float(seconds) for seconds in ask("run 2")]
         theirs += timed(way, 2)
         time.sleep(0.05)
-    faults, memory = int(ask("faults")[0]), int(ask("memory")[0])
+    faults, memory = int(ask("faults")[0]), int(ask("peak")[0])
     process.stdin.close()
     process.wait()
     return statistics.median(ours), statistics.median(theirs), faults, memory
@@ -133,7 +102,7 @@ def main():
     wanted = arguments.only or ["dit", "sd", "builtin"]
     lines = [f"{datetime.date.today()}, {arguments.machine}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; "
              f"medians of {arguments.rounds} turns each.", "",
-             "| evaluation | type | refrain, s | PyTorch, s | ratio | page faults of a step | memory of the whole run at most, MB |", "|---|---|---|---|---|---|---|"]
+             "| evaluation | type | refrain, s | PyTorch, s | ratio | page faults of a step | peak memory of a step, MB |", "|---|---|---|---|---|---|---|"]
     models = {"dit": ("DiT-XL/2 256², guided step", pipelines.dit_xl_2),
               "sd": ("SD 1.5 512², guided step", lambda: pipelines.sd_1_5(f"{arguments.scratch}/tok"))}
     for word in arguments.types.split(","):

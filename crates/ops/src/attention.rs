@@ -12,6 +12,7 @@ mod tiled;
 use candle_core::{D, Result, Tensor};
 
 use crate::differentiable::{Values, is_plain, tied};
+use crate::profile::{self, Kind};
 use crate::tile::Arithmetic;
 use crate::types::{OpsError, Precision};
 use engine::{Attention, Bias, Keys};
@@ -148,6 +149,7 @@ fn run(
     bias: Option<&Tensor>,
     options: &AttentionOptions,
 ) -> Result<Vec<f32>> {
+    let _timed = profile::timed(Kind::Attention);
     let heads = options.heads;
     let bias = bias.map(|bias| contiguous_bias(bias, sizes, heads)).transpose()?;
     let bias_values = bias.as_ref().map(Values::of).transpose()?;
@@ -173,7 +175,9 @@ fn run(
         bias,
         scale: options.scale_for(head_width),
     };
-    Ok(attention.run())
+    let output = attention.run();
+    engine::keep(key_words, value_words);
+    Ok(output)
 }
 
 /// The bias with a full last dimension, contiguous.

@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use crate::differentiable::{Values, is_plain, tied};
 use crate::parallel::{WORTH_VALUES, written_chunks};
+use crate::profile::{self, Kind};
 use crate::types::OpsError;
 
 /// Shortest length that is not divided by, as PyTorch's `normalize` has it.
@@ -30,6 +31,7 @@ pub fn channel_rms_norm(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
         // SAFETY: `norm_picture` writes every value of its picture.
         #[allow(unsafe_code)]
         unsafe {
+            let _timed = profile::timed(Kind::Norm);
             written_chunks(values.len(), picture, values.len() >= WORTH_VALUES, |index, output| {
                 norm_picture(&values[index * picture..][..output.len()], output, &weight, pixels);
             })

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use crate::differentiable::{Values, is_plain, tied};
 use crate::elementary::activated;
 use crate::parallel::{WORTH_VALUES, written_chunks};
+use crate::profile::{self, Kind};
 use crate::simd::{multiply_add, multiversion};
 use crate::types::{Activation, OpsError};
 
@@ -57,6 +58,7 @@ impl GroupNorm {
             // SAFETY: a chunk is one group of one picture, all of which `normalise` writes.
             #[allow(unsafe_code)]
             unsafe {
+                let _timed = profile::timed(Kind::Norm);
                 written_chunks(values.len(), length, values.len() >= WORTH_VALUES, |index, output| {
                     let first = index % self.groups * per_group;
                     let group = Group {

@@ -22,6 +22,7 @@ pub mod memory;
 mod norm;
 mod parallel;
 mod pointwise;
+pub mod profile;
 mod rotary;
 mod simd;
 #[cfg(test)]

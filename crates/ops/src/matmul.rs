@@ -15,8 +15,9 @@
 //! kernels reach 0.98 to 1.05 of it on every layer of DiT-XL/2 and of the built-in model (1.3 on its smallest), and on those
 //! of SD 1.5 but the 320-channel ones, where writing `f32` where it writes `bf16` leaves 0.92 to 0.95; in `f32` 0.97 to 1.3.
 //! What decided is the rest: oneDNN is a C++ build of many minutes that needs cmake, or a system package that few users
-//! have; it wants `bf16` activations, a conversion before and after each product; and it cannot add the gate and residual
-//! of an adaptive layer norm or multiply the halves of a gated feed-forward as it writes. The `gemm` crate widens `bf16`
+//! have (38 MB of library on Debian 12, in version 2.6); it wants `bf16` activations, a conversion before and after each
+//! product; and it cannot add the gate and residual of an adaptive layer norm or multiply the halves of a gated
+//! feed-forward as it writes. The `gemm` crate widens `bf16`
 //! (179 GFLOP/s) and packs both sides at every call.
 //!
 //! # What the shapes of the loops come from
@@ -25,6 +26,15 @@
 //! block of 96 to 192 rows passes; what a Zen 4 core cannot hide is fetched ahead: the output's lines while the tile sums
 //! (8192x320x320: 329 to 364 GFLOP/s), and the next block's rows while the last panel passes (another 3 to 5 %). Fetching
 //! panels ahead gained nothing, even from memory.
+//!
+//! A machine with AVX2 alone has 16 registers: six rows by two of its columns, and 512 KiB where others have one or two
+//! megabytes. There a panel lies strip by strip (16 columns), a strip's part of 384 steps stays in the first-level cache
+//! while up to 192 rows pass, and the rows' part in the second-level cache while eight panels pass (`strips`). `bf16` and
+//! int8 weights stay narrow in memory and are widened a strip at a time, once for all rows of a block: `bf16` to `f32`,
+//! int8 to pairs of 16 bits, whose product of pairs does in one instruction what takes two in `f32`. So `bf16` costs what
+//! `f32` costs, for half the memory, and int8 is 1.2 to 1.6 times as fast, with the very numbers of other machines
+//! (`benches/peers/results/products-zen3.md`).
+//! Parts of 192 to 512 steps and groups of other sizes made no difference above the noise.
 //!
 //! Where the machine has matrix tiles (AMX, `amx`), `bf16` and int8 go through them instead: tiles of [`TILED_ROWS`] rows
 //! by [`TILE_COLUMNS`] columns from the same panels. On a 2-core Xeon (2026-11-24, `benches/peers/results/products-amx.md`)
@@ -42,6 +52,7 @@ mod kernel;
 mod packed;
 mod portable;
 mod rows;
+mod strips;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -59,3 +70,5 @@ pub(crate) const TILE_ROWS: usize = 6;
 pub(crate) const TILED_ROWS: usize = 32;
 /// Columns of a tile and of a packed panel.
 pub(crate) const TILE_COLUMNS: usize = 64;
+/// Columns of a strip of a panel, for kernels that take panels so.
+pub(crate) const STRIP_COLUMNS: usize = 16;

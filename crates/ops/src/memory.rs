@@ -6,6 +6,9 @@
 //! blocks out again; [`keep_pages`] stops it from giving their pages back to the system in between, which would fault
 //! every page in again. Measured over a step of 60 activations of 2 to 42 MB with pauses of 15 ms (2-core AMD Zen 4,
 //! 2026-11-23): 113 page faults a step before, 0 after, at the same resident size.
+//!
+//! That is why there is no planned arena: a guided step of DiT-XL/2 faults in no page (2026-11-25), so that an arena could
+//! only save resident memory. `benches/peers/inside.py` measures both.
 
 use std::ffi::c_long;
 

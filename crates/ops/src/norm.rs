@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use crate::differentiable::{Values, is_plain, tied, tied_by};
 use crate::parallel::{WORTH_VALUES, written_chunks};
+use crate::profile::{self, Kind};
 use crate::simd::{multiply_add, multiversion};
 use crate::types::OpsError;
 
@@ -33,13 +34,14 @@ pub fn layer_norm(input: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>
     let bias_values = plain_bias.as_ref().map(Values::of).transpose()?;
     let (weight, bias) = (weight_values.as_deref(), bias_values.as_deref());
     let values = Values::of(&plain)?;
+    let timed = profile::timed(Kind::Norm);
     let output = by_rows(&values, columns, |_, input, output| match (weight, bias) {
         (None, None) => layer_norm_row(input, output, Affine::None, epsilon as f32),
         (weight, None) => layer_norm_row(input, output, Affine::Scale(weight.unwrap_or(&[])), epsilon as f32),
         (None, Some(bias)) => layer_norm_row(input, output, Affine::Shift(bias), epsilon as f32),
         (Some(weight), Some(bias)) => layer_norm_row(input, output, Affine::Both(weight, bias, 0.0), epsilon as f32),
     });
-    drop((weight_values, bias_values));
+    drop((weight_values, bias_values, timed));
     tied(output, input.shape(), &[input], move |inputs| {
         layer_norm_reference(&inputs[0], plain_weight.as_ref(), plain_bias.as_ref(), epsilon)
     })
@@ -63,6 +65,7 @@ pub fn layer_norm_modulate(input: &Tensor, shift: &Tensor, scale: &Tensor, epsil
     let (plain, plain_shift, plain_scale) = (input.contiguous()?, shift.contiguous()?, scale.contiguous()?);
     let output = {
         let (values, shift, scale) = (Values::of(&plain)?, Values::of(&plain_shift)?, Values::of(&plain_scale)?);
+        let _timed = profile::timed(Kind::Norm);
         by_rows(&values, columns, |row, input, output| {
             let (shift, scale) = (of_batch(&shift, row / count, columns), of_batch(&scale, row / count, columns));
             layer_norm_row(input, output, Affine::Both(scale, shift, 1.0), epsilon as f32);
@@ -127,6 +130,7 @@ pub fn rms_norm(input: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor>
     let (plain, weight) = (input.contiguous()?, weight.contiguous()?);
     let output = {
         let (values, weight) = (Values::of(&plain)?, Values::of(&weight)?);
+        let _timed = profile::timed(Kind::Norm);
         by_rows(&values, columns, |_, input, output| rms_norm_row(input, output, &weight, epsilon as f32))
     };
     tied(output, input.shape(), &[input], move |inputs| rms_norm_reference(&inputs[0], &weight, epsilon))

@@ -93,6 +93,8 @@ pub(crate) struct Scratch {
     pub(crate) sums: Vec<f32>,
     /// Whatever else.
     pub(crate) rows: Vec<f32>,
+    /// A panel of the right factor, widened.
+    pub(crate) panel: Vec<u32>,
 }
 
 thread_local! {

@@ -6,6 +6,7 @@ use crate::differentiable::{Values, is_plain, tied, tied_by};
 use crate::elementary::{activated, slope};
 use crate::norm::{by_rows, of_batch};
 use crate::parallel::{WORTH_VALUES, written_chunks};
+use crate::profile::{self, Kind};
 use crate::simd::{multiply_add, multiversion};
 use crate::types::{Activation, OpsError};
 
@@ -30,6 +31,7 @@ pub fn gate_residual(hidden: &Tensor, gate: &Tensor, value: &Tensor) -> Result<T
     let (plain_hidden, plain_gate, plain_value) = (hidden.contiguous()?, gate.contiguous()?, value.contiguous()?);
     let output = {
         let (hidden, gate, value) = (Values::of(&plain_hidden)?, Values::of(&plain_gate)?, Values::of(&plain_value)?);
+        let _timed = profile::timed(Kind::Pointwise);
         by_rows(&hidden, columns, |row, hidden, output| {
             gate_row(hidden, of_batch(&gate, row / count, columns), &value[row * columns..][..output.len()], output);
         })
@@ -92,6 +94,7 @@ pub fn linear_combination(terms: &[(f32, &Tensor)]) -> Result<Tensor> {
     // SAFETY: `combine` writes the whole chunk for the first term.
     #[allow(unsafe_code)]
     let output = unsafe {
+        let _timed = profile::timed(Kind::Pointwise);
         written_chunks(length, UNIT_VALUES, length * terms.len() >= WORTH_VALUES, |chunk, output| {
             combine(terms, &values, chunk * UNIT_VALUES, output);
         })
@@ -168,6 +171,7 @@ pub fn activate(input: &Tensor, activation: Activation) -> Result<Tensor> {
         // SAFETY: `activate_values` writes the whole chunk.
         #[allow(unsafe_code)]
         unsafe {
+            let _timed = profile::timed(Kind::Pointwise);
             written_chunks(values.len(), UNIT_VALUES / 2, worth, |chunk, output| {
                 activate_values(&values[chunk * (UNIT_VALUES / 2)..][..output.len()], activation, output);
             })

@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use crate::differentiable::{Values, is_plain, tied};
 use crate::norm::by_rows;
+use crate::profile::{self, Kind};
 use crate::types::OpsError;
 
 /// Turns neighbouring pairs of every head by angles that depend on the token's group, then on its place in the group.
@@ -23,6 +24,7 @@ pub fn rotate_pairs(input: &Tensor, by_group: &Tensor, by_token: &Tensor) -> Res
     let output = {
         let (values, groups, tokens) = (Values::of(&plain)?, Values::of(&groups)?, Values::of(&tokens)?);
         let (first, second) = (2 * sizes.by_group, 2 * sizes.by_token);
+        let _timed = profile::timed(Kind::Pointwise);
         by_rows(&values, sizes.width, |row, input, output| {
             let group = if sizes.one_group { 0 } else { row / sizes.tokens };
             let angles = (&groups[group * first..][..first], &tokens[row % sizes.tokens * second..][..second]);

@@ -20,14 +20,47 @@ const WIDEST: usize = 3;
 pub(crate) struct Arithmetic {
     level: Level,
     pairs: bool,
+    /// Whether weights are kept in bf16, to be widened before they are multiplied.
+    narrow: bool,
 }
 
 impl Arithmetic {
-    /// The best of this machine for `precision`. Without bf16 instructions, bf16 is computed as f32: widening costs more
-    /// than it saves.
+    /// The best of this machine for `precision`. Without bf16 instructions, bf16 is computed as f32, from weights that
+    /// are kept in bf16.
     pub(crate) fn of(precision: Precision) -> Self {
         let level = level();
-        Self { level, pairs: precision != Precision::F32 && level >= Level::Avx512Bf16 }
+        let pairs = precision != Precision::F32 && level >= Level::Avx512Bf16;
+        Self { level, pairs, narrow: precision != Precision::F32 && !pairs }
+    }
+
+    /// Whether weights are kept in bf16, to be widened before they are multiplied.
+    pub(crate) fn is_narrow(self) -> bool {
+        self.narrow
+    }
+
+    /// Vectors in the widest panel. AVX2 has registers for one, which lies in memory as it is read.
+    fn widest(self) -> usize {
+        if self.level == Level::Avx2 { 1 } else { WIDEST }
+    }
+
+    /// Widths of the panels (in vectors of 16) that cover `columns`: as many of the widest as leave no panel of 1.
+    pub(crate) fn panel_widths(self, columns: usize) -> Vec<usize> {
+        let (mut left, widest) = (columns.div_ceil(LANES), self.widest());
+        let mut widths = Vec::with_capacity(left.div_ceil(2));
+        while left > 0 {
+            let width = match left {
+                4 => 2.min(widest),
+                _ => left.min(widest),
+            };
+            widths.push(width);
+            left -= width;
+        }
+        widths
+    }
+
+    /// Vectors of a panel of keys.
+    pub(crate) fn key_vectors(self) -> usize {
+        self.widest().min(2)
     }
 
     /// Whether products go through matrix tiles where they can.
@@ -84,39 +117,26 @@ impl Arithmetic {
     }
 }
 
-/// Widths of the panels (in vectors of 16) that cover `columns`: as many of 3 as leave no panel of 1.
-pub(crate) fn panel_widths(columns: usize) -> Vec<usize> {
-    let mut left = columns.div_ceil(LANES);
-    let mut widths = Vec::with_capacity(left.div_ceil(2));
-    while left > 0 {
-        let width = match left {
-            4 => 2,
-            _ => left.min(WIDEST),
-        };
-        widths.push(width);
-        left -= width;
-    }
-    widths
-}
-
 /// Where the left factor's steps lie.
 #[derive(Debug, Clone)]
 pub(crate) struct Steps {
     offsets: Vec<u32>,
     /// One more than the largest offset.
     reach: usize,
+    /// Whether the steps lie side by side.
+    contiguous: bool,
 }
 
 impl Steps {
     /// Steps at the given offsets.
     pub(crate) fn new(offsets: Vec<u32>) -> Self {
         let reach = offsets.iter().max().map_or(0, |&largest| largest as usize + 1);
-        Self { offsets, reach }
+        Self { offsets, reach, contiguous: false }
     }
 
     /// `count` steps side by side.
     pub(crate) fn contiguous(count: usize) -> Self {
-        Self::new((0..count as u32).collect())
+        Self { contiguous: true, ..Self::new((0..count as u32).collect()) }
     }
 
     /// Number of steps.
@@ -148,34 +168,42 @@ pub(crate) struct Sums<'a> {
     pub(crate) accumulate: bool,
 }
 
-/// left · right into `sums`: `right` is one panel, `steps.len()` × 16·`width` words.
+/// One panel of the right factor.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    /// Step after step of [`Right::width`] vectors.
+    pub(crate) words: &'a [u32],
+    /// Vectors of a step.
+    pub(crate) width: usize,
+    /// Columns whose sums are wanted. Those that fill the last vector may be written or left as they are.
+    pub(crate) columns: usize,
+}
+
+/// left · right into `sums`.
 ///
 /// # Panics
 /// When a slice is too short: a mistake in this crate.
-pub(crate) fn multiply(
-    arithmetic: Arithmetic,
-    left: Left<'_>,
-    steps: &Steps,
-    right: &[u32],
-    width: usize,
-    sums: &mut Sums<'_>,
-) {
+pub(crate) fn multiply(arithmetic: Arithmetic, left: Left<'_>, steps: &Steps, right: Right<'_>, sums: &mut Sums<'_>) {
     if left.rows == 0 {
         return;
     }
-    let last = left.rows - 1;
+    let (last, width) = (left.rows - 1, right.width);
     assert!(left.start + last * left.row_step + steps.reach <= left.words.len());
-    assert!(steps.len() * width * LANES <= right.len());
+    assert!(steps.len() * width * LANES <= right.words.len());
     assert!(last * sums.row_step + width * LANES <= sums.values.len());
     let pointers = Pointers {
         left: left.words[left.start..].as_ptr(),
         left_step: left.row_step,
         offsets: &steps.offsets,
-        right: right.as_ptr(),
+        right: right.words.as_ptr(),
         sums: sums.values.as_mut_ptr(),
         sums_step: sums.row_step,
         accumulate: sums.accumulate,
     };
+    #[cfg(target_arch = "x86_64")]
+    if arithmetic.level == Level::Avx2 && width == 1 {
+        return rows_avx2(pointers, left.rows, right.columns, steps.contiguous);
+    }
     match width {
         1 => rows::<1>(arithmetic, pointers, left.rows),
         2 => rows::<2>(arithmetic, pointers, left.rows),
@@ -218,6 +246,50 @@ fn rows<const WIDTH: usize>(arithmetic: Arithmetic, mut pointers: Pointers<'_>, 
     }
 }
 
+/// Left factors of any rows and steps, of neighbouring rows, of steps that lie side by side.
+#[cfg(target_arch = "x86_64")]
+const ANYWHERE: u8 = 0;
+#[cfg(target_arch = "x86_64")]
+const NEIGHBOURS: u8 = 1;
+#[cfg(target_arch = "x86_64")]
+const SIDE_BY_SIDE: u8 = 2;
+
+/// The same for AVX2, whose registers hold 6 rows of one vector, or 8 of half a one.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn rows_avx2(mut pointers: Pointers<'_>, mut left: usize, columns: usize, contiguous: bool) {
+    let half = columns <= LANES / 2;
+    while left > 0 {
+        let rows = if half { left.min(8) } else { next_rows(left) };
+        // SAFETY: `multiply` checked the bounds of all rows, and the level was found on this machine.
+        unsafe {
+            match (half, contiguous, pointers.left_step) {
+                (true, true, _) => x86::tile_avx2::<1, SIDE_BY_SIDE>(pointers, rows),
+                (true, false, 1) => x86::tile_avx2::<1, NEIGHBOURS>(pointers, rows),
+                (true, false, _) => x86::tile_avx2::<1, ANYWHERE>(pointers, rows),
+                (false, true, _) => x86::tile_avx2::<2, SIDE_BY_SIDE>(pointers, rows),
+                (false, false, 1) => x86::tile_avx2::<2, NEIGHBOURS>(pointers, rows),
+                (false, false, _) => x86::tile_avx2::<2, ANYWHERE>(pointers, rows),
+            }
+        }
+        left -= rows;
+        // One past the last row at most, and not read there.
+        pointers.left = pointers.left.wrapping_add(rows * pointers.left_step);
+        pointers.sums = pointers.sums.wrapping_add(rows * pointers.sums_step);
+    }
+}
+
+/// Rows of the next tile when `left` are left: 6, but no step of 1 or 2 at the end, which would wait for its own sums.
+#[cfg(target_arch = "x86_64")]
+fn next_rows(left: usize) -> usize {
+    match left {
+        0..=6 => left,
+        7 | 8 => 4,
+        9 => 5,
+        _ => 6,
+    }
+}
+
 /// # Safety
 /// All rows lie inside their slices and the machine has the instructions.
 #[allow(unsafe_code)]
@@ -230,8 +302,6 @@ unsafe fn tile<const ROWS: usize, const WIDTH: usize>(arithmetic: Arithmetic, po
             Level::Avx512Bf16 | Level::Amx if arithmetic.pairs => x86::tile_bf16::<ROWS, WIDTH>(pointers),
             #[cfg(target_arch = "x86_64")]
             Level::Amx | Level::Avx512Bf16 | Level::Avx512 => x86::tile_avx512::<ROWS, WIDTH>(pointers),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => x86::tile_avx2::<ROWS, WIDTH>(pointers),
             _ => tile_plain::<ROWS, WIDTH, false>(pointers),
         }
     }
@@ -268,7 +338,7 @@ unsafe fn tile_plain<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(p
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{LANES, Pointers};
+    use super::{LANES, NEIGHBOURS, Pointers, SIDE_BY_SIDE};
     use std::arch::x86_64::*;
 
     /// The body shared by both AVX-512 tiles: `$multiply` adds the products of one step.
@@ -342,52 +412,57 @@ mod x86 {
         unsafe { tile_512!(pointers, ROWS, WIDTH, |total, left, right| _mm512_fmadd_ps(left, right, total)) }
     }
 
-    /// Sixteen registers hold 4 rows of one vector (two halves) besides the factors, so wider tiles go in parts.
+    /// A tile of `rows` rows by `HALVES` times 8 columns, whose panel is one vector wide.
     ///
     /// # Safety
-    /// All rows lie inside their slices; the machine has AVX2 and fused multiply-add.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile_avx2<const ROWS: usize, const WIDTH: usize>(pointers: Pointers<'_>) {
-        const PART: usize = 4;
-        for column in 0..WIDTH {
-            for first in (0..ROWS).step_by(PART) {
-                let rows = PART.min(ROWS - first);
-                // SAFETY: the caller's promise; `rows` of the tile's rows from `first` on.
-                unsafe {
-                    match rows {
-                        4 => part_avx2::<4, WIDTH>(pointers, first, column),
-                        2 => part_avx2::<2, WIDTH>(pointers, first, column),
-                        _ => part_avx2::<1, WIDTH>(pointers, first, column),
-                    }
-                }
+    /// All rows lie inside their slices; the machine has AVX2 and fused multiply-add. Rows are at most 8, or 6 for two
+    /// halves, and the left factor is as `LEFT` says.
+    pub(super) unsafe fn tile_avx2<const HALVES: usize, const LEFT: u8>(pointers: Pointers<'_>, rows: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match rows {
+                1 => rows_avx2::<1, HALVES, LEFT>(pointers),
+                2 => rows_avx2::<2, HALVES, LEFT>(pointers),
+                3 => rows_avx2::<3, HALVES, LEFT>(pointers),
+                4 => rows_avx2::<4, HALVES, LEFT>(pointers),
+                5 => rows_avx2::<5, HALVES, LEFT>(pointers),
+                6 => rows_avx2::<6, HALVES, LEFT>(pointers),
+                7 => rows_avx2::<7, HALVES, LEFT>(pointers),
+                _ => rows_avx2::<8, HALVES, LEFT>(pointers),
             }
         }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn part_avx2<const ROWS: usize, const WIDTH: usize>(pointers: Pointers<'_>, first: usize, column: usize) {
+    unsafe fn rows_avx2<const ROWS: usize, const HALVES: usize, const LEFT: u8>(pointers: Pointers<'_>) {
         // SAFETY: the caller's promise.
         unsafe {
-            let target = |row: usize| pointers.sums.add((first + row) * pointers.sums_step + column * LANES);
-            let mut total = [[_mm256_setzero_ps(); 2]; ROWS];
+            let target = |row: usize, half: usize| pointers.sums.add(row * pointers.sums_step + half * LANES / 2);
+            let left_step = if LEFT == NEIGHBOURS { 1 } else { pointers.left_step };
+            let mut total = [[_mm256_setzero_ps(); HALVES]; ROWS];
             if pointers.accumulate {
                 for (row, total) in total.iter_mut().enumerate() {
-                    *total = [_mm256_loadu_ps(target(row)), _mm256_loadu_ps(target(row).add(8))];
+                    *total = std::array::from_fn(|half| _mm256_loadu_ps(target(row, half)));
                 }
             }
-            let mut right = pointers.right.add(column * LANES).cast::<f32>();
-            for &offset in pointers.offsets {
-                let left = pointers.left.add(first * pointers.left_step + offset as usize).cast::<f32>();
-                let halves = [_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(8))];
-                right = right.wrapping_add(WIDTH * LANES);
+            let mut right = pointers.right.cast::<f32>();
+            for (step, &offset) in pointers.offsets.iter().enumerate() {
+                let offset = if LEFT == SIDE_BY_SIDE { step } else { offset as usize };
+                let left = pointers.left.add(offset).cast::<f32>();
+                let columns: [__m256; HALVES] =
+                    std::array::from_fn(|half| _mm256_loadu_ps(right.add(half * LANES / 2)));
+                right = right.add(LANES);
                 for (row, total) in total.iter_mut().enumerate() {
-                    let value = _mm256_set1_ps(*left.add(row * pointers.left_step));
-                    *total = [_mm256_fmadd_ps(value, halves[0], total[0]), _mm256_fmadd_ps(value, halves[1], total[1])];
+                    let value = _mm256_set1_ps(*left.add(row * left_step));
+                    for (total, column) in total.iter_mut().zip(columns) {
+                        *total = _mm256_fmadd_ps(value, column, *total);
+                    }
                 }
             }
             for (row, total) in total.iter().enumerate() {
-                _mm256_storeu_ps(target(row), total[0]);
-                _mm256_storeu_ps(target(row).add(8), total[1]);
+                for (half, total) in total.iter().enumerate() {
+                    _mm256_storeu_ps(target(row, half), *total);
+                }
             }
         }
     }

@@ -32,6 +32,22 @@ pub(crate) fn transpose<T: Word>(source: &[T], source_step: usize, rows: usize, 
             }
             rows / LANES * LANES
         }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => {
+            for row in (0..rows / 8 * 8).step_by(8) {
+                for column in [0, 8] {
+                    let (source, target) =
+                        (&source[row * source_step + column..], &mut target[column * target_step + row..]);
+                    // SAFETY: eight rows and columns lie inside both slices by the assertions; AVX2 was found.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        let (source, target) = (source.as_ptr().cast(), target.as_mut_ptr().cast());
+                        x86::transpose8(source, source_step, target, target_step);
+                    }
+                }
+            }
+            rows / 8 * 8
+        }
         _ => 0,
     };
     for row in whole..rows {
@@ -45,6 +61,36 @@ pub(crate) fn transpose<T: Word>(source: &[T], source_step: usize, rows: usize, 
 #[allow(unsafe_code)]
 mod x86 {
     use std::arch::x86_64::*;
+
+    /// # Safety
+    /// 8 rows of 8 values lie at both pointers; the machine has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn transpose8(source: *const f32, source_step: usize, target: *mut f32, target_step: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Half-rows of rows r and r + 4 share a vector, so that a 4 by 4 turn in each lane is all that is left.
+            let pair = |row: usize, half: usize| {
+                let low = _mm_loadu_ps(source.add(row * source_step + 4 * half));
+                let high = _mm_loadu_ps(source.add((row + 4) * source_step + 4 * half));
+                _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+            };
+            for half in 0..2 {
+                let (a, b, c, d) = (pair(0, half), pair(1, half), pair(2, half), pair(3, half));
+                let pd = |value| _mm256_castps_pd(value);
+                let low = (pd(_mm256_unpacklo_ps(a, b)), pd(_mm256_unpacklo_ps(c, d)));
+                let high = (pd(_mm256_unpackhi_ps(a, b)), pd(_mm256_unpackhi_ps(c, d)));
+                let turned = [
+                    _mm256_unpacklo_pd(low.0, low.1),
+                    _mm256_unpackhi_pd(low.0, low.1),
+                    _mm256_unpacklo_pd(high.0, high.1),
+                    _mm256_unpackhi_pd(high.0, high.1),
+                ];
+                for (column, values) in turned.into_iter().enumerate() {
+                    _mm256_storeu_ps(target.add((4 * half + column) * target_step), _mm256_castpd_ps(values));
+                }
+            }
+        }
+    }
 
     /// # Safety
     /// 16 rows of 16 values lie at both pointers; the machine has AVX-512.

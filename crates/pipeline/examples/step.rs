@@ -1,7 +1,9 @@
 //! One guided evaluation of a pipeline folder's denoiser, for `benches/peers/steps.py`.
 //!
 //! Reads commands, a line each: `run N` answers with N times in seconds, `faults` with the page faults of one evaluation,
-//! `memory` with the largest resident size in bytes so far.
+//! `memory` with the largest resident size in bytes so far, `peak` with the largest resident size in bytes while one
+//! evaluation runs, without the mapped checkpoint's pages, and `profile N` with the share of each kind of operation in the
+//! time of N evaluations (JSON).
 
 use std::io::{BufRead as _, Write as _};
 use std::time::Instant;
@@ -54,10 +56,38 @@ fn faults() -> u64 {
     system("stat", |text| text.rsplit(')').next()?.split_whitespace().nth(7)?.parse().ok())
 }
 
-fn memory() -> u64 {
+/// Bytes of a line of `/proc/self/status`.
+fn status(name: &str) -> u64 {
     let kibibytes =
-        |text: &str| text.lines().find(|line| line.starts_with("VmHWM"))?.split_whitespace().nth(1)?.parse().ok();
+        |text: &str| text.lines().find(|line| line.starts_with(name))?.split_whitespace().nth(1)?.parse().ok();
     system("status", kibibytes) * 1024
+}
+
+/// The largest resident size during one evaluation, less the pages of mapped files.
+fn peak(evaluation: &Evaluation) -> Result<u64, Failure> {
+    // Sets the largest resident size back to the present one (Linux, proc(5)).
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    evaluation.once()?;
+    Ok(status("VmHWM:").saturating_sub(status("RssFile:")))
+}
+
+/// Shares of the kinds of operations in the time of some evaluations.
+fn profiled(evaluation: &Evaluation, count: usize) -> Result<String, Failure> {
+    evaluation.once()?;
+    refrain_ops::profile::start();
+    let total = (0..count).map(|_| evaluation.once()).sum::<Result<f64, Failure>>()?;
+    let shares = refrain_ops::profile::stop();
+    let known: f64 = shares.iter().map(|share| share.time.as_secs_f64()).sum();
+    let rows: Vec<String> = shares
+        .iter()
+        .map(|share| (share.kind.name(), share.calls, share.time.as_secs_f64()))
+        .chain([("other", 0, total - known)])
+        .map(|(name, calls, seconds)| {
+            let calls = calls / count as u64;
+            format!("{{\"kind\":\"{name}\",\"calls\":{calls},\"share\":{:.4}}}", seconds / total)
+        })
+        .collect();
+    Ok(format!("{{\"seconds\":{:.4},\"shares\":[{}]}}", total / count as f64, rows.join(",")))
 }
 
 fn answer(evaluation: &Evaluation, line: &str) -> Result<String, Failure> {
@@ -72,7 +102,9 @@ fn answer(evaluation: &Evaluation, line: &str) -> Result<String, Failure> {
             evaluation.once()?;
             Ok((faults() - before).to_string())
         }
-        ["memory"] => Ok(memory().to_string()),
+        ["memory"] => Ok(status("VmHWM:").to_string()),
+        ["peak"] => Ok(peak(evaluation)?.to_string()),
+        ["profile", count] => profiled(evaluation, count.parse()?),
         _ => Err(format!("no such command: {line}").into()),
     }
 }

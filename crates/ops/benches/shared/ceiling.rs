@@ -20,8 +20,14 @@ pub(crate) fn measure(bf16: bool) -> Option<f64> {
 
 #[cfg(target_arch = "x86_64")]
 fn flops_per_thread(bf16: bool) -> Option<f64> {
-    let known = is_x86_feature_detected!("avx512f") && (!bf16 || is_x86_feature_detected!("avx512bf16"));
-    known.then_some((ROUNDS * CHAINS as u64 * if bf16 { 64 } else { 32 }) as f64)
+    let wide = is_x86_feature_detected!("avx512f");
+    let per_instruction = match bf16 {
+        true if wide && is_x86_feature_detected!("avx512bf16") => 64,
+        false if wide => 32,
+        false if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => 16,
+        _ => return None,
+    };
+    Some((ROUNDS * CHAINS as u64 * per_instruction) as f64)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -33,7 +39,13 @@ fn flops_per_thread(_: bool) -> Option<f64> {
 #[allow(unsafe_code, reason = "the instructions were detected by flops_per_thread")]
 fn spin(bf16: bool) {
     // SAFETY: detected.
-    unsafe { if bf16 { spin_bf16() } else { spin_f32() } }
+    unsafe {
+        match bf16 {
+            true => spin_bf16(),
+            false if is_x86_feature_detected!("avx512f") => spin_f32(),
+            false => spin_f32_avx2(),
+        }
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -48,6 +60,20 @@ fn spin_f32() {
     for _ in 0..ROUNDS {
         for sum in &mut sums {
             *sum = _mm512_fmadd_ps(*sum, factor, term);
+        }
+    }
+    black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn spin_f32_avx2() {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps};
+    let (factor, term) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(1.0)));
+    let mut sums = [term; CHAINS];
+    for _ in 0..ROUNDS {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(*sum, factor, term);
         }
     }
     black_box(sums);

@@ -1,6 +1,7 @@
 //! Attention itself: a few queries at a time walk over blocks of keys, keeping the largest score and the sum so far
 //! (online softmax, arXiv 1805.02867 and 2205.14135), so scores are never written out.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -11,12 +12,18 @@ use crate::parallel::{
     Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, aligned, at_least, for_units, with_scratch, written,
 };
 use crate::simd::multiversion;
-use crate::tile::{LANES, Left, Steps, Sums};
+use crate::tile::{LANES, Left, Right, Steps, Sums};
 
 /// Queries that walk together.
 const QUERIES: usize = 16;
+/// The same for AVX2: whole tiles of 6 rows.
+const NARROW_QUERIES: usize = 24;
 /// The same for matrix tiles: two tiles of rows.
 const TILED_QUERIES: usize = 32;
+/// Bytes of all heads' keys and values that stay in the second-level cache while queries pass.
+const SMALL_KEYS: usize = 1 << 18;
+/// Operations worth waking threads for: a softmax takes as long as twice its products.
+const WORTH: usize = WORTH_FLOPS / 4;
 
 /// Packed keys and values of all heads.
 #[derive(Clone, Copy)]
@@ -51,6 +58,16 @@ pub(crate) struct Attention<'a> {
     pub(crate) scale: f32,
 }
 
+thread_local! {
+    /// Packed keys and values of an earlier call: memory that is at hand.
+    static PACKED: Cell<(Vec<u32>, Vec<u32>)> = Cell::default();
+}
+
+/// Keeps packed keys and values for the next call of this thread.
+pub(crate) fn keep(keys: Vec<u32>, values: Vec<u32>) {
+    PACKED.set((keys, values));
+}
+
 /// Memory for keys and values of `count` heads, and the packing of them. Packs `key_count` rows of each.
 pub(crate) fn pack(
     layout: &KeyLayout,
@@ -59,11 +76,16 @@ pub(crate) fn pack(
     keys: Rows<'_>,
     values: Rows<'_>,
 ) -> (Vec<u32>, Vec<u32>) {
-    let mut key_words = vec![0u32; batch * heads * layout.key_words()];
-    let mut value_words = vec![0u32; batch * heads * layout.value_words()];
+    let (mut key_words, mut value_words) = PACKED.take();
+    // Matrix tiles read on behind the last key: there must be zeros.
+    if layout.arithmetic.is_tiled() {
+        (key_words, value_words) = (Vec::new(), Vec::new());
+    }
+    let packed_keys = at_least(&mut key_words, batch * heads * layout.key_words());
+    let packed_values = at_least(&mut value_words, batch * heads * layout.value_words());
     let width = layout.width;
     let worth = batch * heads * key_count * width >= WORTH_VALUES;
-    for_heads(layout, worth, &mut key_words, &mut value_words, |index, key_words, value_words| {
+    for_heads(layout, worth, packed_keys, packed_values, |index, key_words, value_words| {
         let (batch, head) = (index / heads, index % heads);
         layout.pack_keys(key_count, |row| keys.row(batch, row, head, width), key_words);
         layout.pack_values(key_count, |row| values.row(batch, row, head, width), value_words);
@@ -93,20 +115,32 @@ impl Attention<'_> {
     /// The result `[batch, queries, heads·width]`.
     pub(crate) fn run(&self) -> Vec<f32> {
         let width = self.keys.layout.width;
-        let together = if self.keys.layout.arithmetic.is_tiled() { TILED_QUERIES } else { QUERIES };
+        let arithmetic = self.keys.layout.arithmetic;
+        let together = match arithmetic.is_tiled() {
+            true => TILED_QUERIES,
+            false if arithmetic.key_vectors() == 1 => NARROW_QUERIES,
+            false => QUERIES,
+        };
         let blocks = self.query_count.div_ceil(together);
         let length = self.batch * self.query_count * self.heads * width;
         let flops = 4 * length * self.keys.count;
         let steps = Steps::contiguous(self.keys.layout.width_steps);
+        // All heads of a query lie side by side: few keys leave room in the cache to go through them before the next.
+        let head_bytes = (self.keys.layout.key_words() + self.keys.layout.value_words()) * 4;
+        let queries_first = self.heads * head_bytes.min(self.keys.count * width * 8) <= SMALL_KEYS;
         // SAFETY: the units cover every block of queries of every head once, and each writes all of its rows.
         #[allow(unsafe_code)]
         unsafe {
             written(length, |output| {
-                for_units(self.batch * self.heads * blocks, flops >= WORTH_FLOPS, |index| {
-                    let (head, block) = (index / blocks, index % blocks);
+                for_units(self.batch * self.heads * blocks, flops >= WORTH, |index| {
+                    let (batch, rest) = (index / (self.heads * blocks), index % (self.heads * blocks));
+                    let (head, block) = match queries_first {
+                        true => (rest % self.heads, rest / self.heads),
+                        false => (rest / blocks, rest % blocks),
+                    };
                     with_scratch(|scratch| {
                         let queries = block * together..self.query_count.min((block + 1) * together);
-                        self.unit(head / self.heads, head % self.heads, queries, &steps, scratch, output);
+                        self.unit(batch, head, queries, &steps, scratch, output);
                     });
                 });
             })
@@ -127,7 +161,7 @@ impl Attention<'_> {
         let (first, count) = (queries.start, queries.len());
         // Matrix tiles read and write whole tiles of rows.
         let room = count.next_multiple_of(QUERIES);
-        let Scratch { words, sums, rows } = scratch;
+        let Scratch { words, sums, rows, .. } = scratch;
         let (queries, probabilities) =
             aligned(words, room * (layout.width_steps + BLOCK)).split_at_mut(room * layout.width_steps);
         let (scores, totals) = aligned(sums, room * (BLOCK + columns)).split_at_mut(room * BLOCK);
@@ -140,7 +174,9 @@ impl Attention<'_> {
                 *scaled = value * self.scale;
             }
             let target = &mut queries[query * layout.width_steps..][..layout.width_steps];
-            target[width / 2..].fill(0);
+            if arithmetic.per_step() > 1 {
+                target[width / 2..].fill(0);
+            }
             arithmetic.pack_row(scaled, target);
         }
         let index = batch * self.heads + head;
@@ -151,9 +187,14 @@ impl Attention<'_> {
             let present = BLOCK.min(self.keys.count - start);
             for panel in (0..present).step_by(layout.panel) {
                 let left = Left { words: queries, start: 0, row_step: layout.width_steps, rows: count };
-                let right = &keys[(start + panel) * layout.width_steps..];
+                let right = Right {
+                    words: &keys[(start + panel) * layout.width_steps..],
+                    width: layout.panel / LANES,
+                    // Matrix tiles take a panel whole.
+                    columns: if arithmetic.is_tiled() { layout.panel } else { layout.panel.min(present - panel) },
+                };
                 let mut sums = Sums { values: &mut scores[panel..], row_step: BLOCK, accumulate: false };
-                layout.multiply(left, steps, right, layout.panel, &mut sums);
+                layout.multiply(left, steps, right, &mut sums);
             }
             if let Some(bias) = &self.bias {
                 let start = batch * bias.batch_step + head * bias.head_step + first * bias.query_step + start;
@@ -161,17 +202,21 @@ impl Attention<'_> {
             }
             let factors = softmax_rows(scores, count, present, &mut state);
             for (query, factor) in factors.iter().enumerate().take(count) {
-                let target = &mut probabilities[query * BLOCK..][..BLOCK];
-                arithmetic.pack_row(&scores[query * BLOCK..][..present], target);
-                if arithmetic.is_tiled() {
-                    // The last run of steps goes on behind the last key.
-                    target[arithmetic.steps(present)..BLOCK / 2].fill(0);
+                if arithmetic.per_step() > 1 {
+                    let target = &mut probabilities[query * BLOCK..][..BLOCK];
+                    arithmetic.pack_row(&scores[query * BLOCK..][..present], target);
+                    if arithmetic.is_tiled() {
+                        // The last run of steps goes on behind the last key.
+                        target[arithmetic.steps(present)..BLOCK / 2].fill(0);
+                    }
                 }
                 if start > 0 && *factor != 1.0 {
-                    scale_by(&mut totals[query * columns..][..columns], *factor);
+                    scale_by(&mut totals[query * columns..][..width], *factor);
                 }
             }
-            let left = Left { words: probabilities, start: 0, row_step: BLOCK, rows: count };
+            // In f32 a probability is its own word.
+            let words = if arithmetic.per_step() > 1 { &*probabilities } else { as_words(scores) };
+            let left = Left { words, start: 0, row_step: BLOCK, rows: count };
             self.weigh(left, present, &values[start / BLOCK * layout.value_block()..], start > 0, totals);
         }
         for (query, state) in state.iter().enumerate().take(count) {
@@ -200,10 +245,20 @@ impl Attention<'_> {
         let mut column = 0;
         for &vectors in &layout.value_panels {
             let mut sums = Sums { values: &mut totals[column..], row_step: columns, accumulate };
-            let present = (vectors * LANES).min(layout.width - column);
-            layout.multiply(left, &steps, &values[column * block_steps..], present, &mut sums);
+            let columns = (vectors * LANES).min(layout.width - column);
+            let right = Right { words: &values[column * block_steps..], width: vectors, columns };
+            layout.multiply(left, &steps, right, &mut sums);
             column += vectors * LANES;
         }
+    }
+}
+
+/// The bits of each value.
+fn as_words(values: &[f32]) -> &[u32] {
+    #[allow(unsafe_code, reason = "a float's bits are a word")]
+    // SAFETY: both types have four bytes and the same alignment, and any bits are a u32.
+    unsafe {
+        std::slice::from_raw_parts(values.as_ptr().cast(), values.len())
     }
 }
 
@@ -243,16 +298,15 @@ multiversion! {
         let mut factors = [1.0; TILED_QUERIES];
         let rows = scores.chunks_exact_mut(BLOCK).zip(states.iter_mut()).zip(&mut factors);
         for ((row, state), factor) in rows.take(count) {
-            let row = &mut row[..present];
+            // Up to whole vectors: what no key scored adds nothing.
+            let padded = present.next_multiple_of(LANES);
+            row[present..padded].fill(f32::NEG_INFINITY);
+            let row = &mut row[..padded];
             let mut lanes = [f32::NEG_INFINITY; LANES];
-            let (whole, rest) = row.as_chunks::<LANES>();
-            for chunk in whole {
+            for chunk in row.as_chunks::<LANES>().0 {
                 for (lane, score) in lanes.iter_mut().zip(chunk) {
                     *lane = larger(*lane, *score);
                 }
-            }
-            for (lane, score) in lanes.iter_mut().zip(rest) {
-                *lane = larger(*lane, *score);
             }
             let largest = larger(state.largest, fold(lanes, larger));
             if largest == f32::NEG_INFINITY && row.iter().all(|score| *score == f32::NEG_INFINITY) {
@@ -261,16 +315,11 @@ multiversion! {
             }
             *factor = exp_not_positive::<FUSED>(state.largest - largest);
             let mut sums = state.sums.map(|sum| sum * *factor);
-            let (whole, rest) = row.as_chunks_mut::<LANES>();
-            for chunk in whole {
+            for chunk in row.as_chunks_mut::<LANES>().0 {
                 for (sum, score) in sums.iter_mut().zip(chunk) {
                     *score = exp_not_positive::<FUSED>(*score - largest);
                     *sum += *score;
                 }
-            }
-            for (sum, score) in sums.iter_mut().zip(rest) {
-                *score = exp_not_positive::<FUSED>(*score - largest);
-                *sum += *score;
             }
             *state = Softmax { largest, sums };
         }

@@ -3,14 +3,12 @@
 #[cfg(target_arch = "x86_64")]
 use super::tiled;
 use crate::simd::multiversion;
-use crate::tile::{Arithmetic, LANES, Left, Steps, Sums, multiply, panel_widths};
+use crate::tile::{Arithmetic, LANES, Left, Right, Steps, Sums, multiply};
 use crate::transpose::transpose;
 
 /// Keys that are scored before the softmax moves on: their scores, probabilities, keys and values stay in the
 /// first-level cache.
 pub(crate) const BLOCK: usize = 256;
-/// Vectors of keys in one panel.
-const KEY_VECTORS: usize = 2;
 /// Vectors in a panel of matrix tiles, of keys or of a value's columns.
 const TILED_VECTORS: usize = 4;
 
@@ -60,8 +58,8 @@ impl KeyLayout {
             let value_panels = vec![TILED_VECTORS; width.div_ceil(panel)];
             return Self { arithmetic, width, panel, width_steps: steps.next_multiple_of(LANES), value_panels, blocks };
         }
-        let panel = KEY_VECTORS * LANES;
-        Self { arithmetic, width, panel, width_steps: steps, value_panels: panel_widths(width), blocks }
+        let panel = arithmetic.key_vectors() * LANES;
+        Self { arithmetic, width, panel, width_steps: steps, value_panels: arithmetic.panel_widths(width), blocks }
     }
 
     /// Columns of a value with those that fill the last panel.
@@ -84,13 +82,13 @@ impl KeyLayout {
         self.arithmetic.steps(BLOCK) * self.columns()
     }
 
-    /// left · right, one panel of keys or of a value's columns, of which `columns` count.
-    pub(crate) fn multiply(&self, left: Left<'_>, steps: &Steps, right: &[u32], columns: usize, sums: &mut Sums<'_>) {
+    /// left · right, one panel of keys or of a value's columns.
+    pub(crate) fn multiply(&self, left: Left<'_>, steps: &Steps, right: Right<'_>, sums: &mut Sums<'_>) {
         #[cfg(target_arch = "x86_64")]
         if self.arithmetic.is_tiled() {
-            return tiled::multiply(left, steps.len().div_ceil(LANES), right, columns, sums);
+            return tiled::multiply(left, steps.len().div_ceil(LANES), right.words, right.columns, sums);
         }
-        multiply(self.arithmetic, left, steps, right, columns.div_ceil(LANES), sums);
+        multiply(self.arithmetic, left, steps, right, sums);
     }
 
     /// Packs `count` keys of one head; `row` gives each.

@@ -9,6 +9,7 @@ use super::packing::{BLOCK, KeyLayout};
 use super::{AttentionOptions, rows_of};
 use crate::differentiable::{Values, is_plain};
 use crate::parallel::WORTH_VALUES;
+use crate::profile::{self, Kind};
 use crate::tile::Arithmetic;
 use crate::types::{OpsError, Precision};
 
@@ -139,6 +140,7 @@ impl KeyValueRing {
         let values = Values::of(&query)?;
         let count = self.order.iter().max().map_or(0, |last| last + 1);
         let bias = Bias { values: &self.mask, batch_step: 0, head_step: 0, query_step: 0 };
+        let _timed = profile::timed(Kind::Attention);
         let attention = Attention {
             batch,
             heads: self.heads,

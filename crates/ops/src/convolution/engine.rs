@@ -8,8 +8,9 @@ use super::packing::Packed;
 use super::tiled;
 use crate::elementary::activated;
 use crate::parallel::{Scratch, Unwritten, WORTH_FLOPS, at_least, for_units, with_scratch, written};
+use crate::profile::{self, Kind};
 use crate::simd::multiversion;
-use crate::tile::{Arithmetic, LANES, Left, Steps, Sums, multiply};
+use crate::tile::{Arithmetic, LANES, Left, Right, Steps, Sums, multiply};
 use crate::transpose::transpose;
 use crate::types::Activation;
 
@@ -73,6 +74,7 @@ pub(super) struct Call<'a> {
 
 /// The convolution of `[batch, in, in_height, in_width]` values.
 pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finish: Finish<'_>) -> Vec<f32> {
+    let _timed = profile::timed(Kind::Convolution);
     let taps = packed.sets.iter().flat_map(|set| &set.taps);
     let extent = taps.map(|tap| tap.0 + 1).max().unwrap_or(1);
     let geometry = if extent == 1 { geometry.flattened() } else { geometry };
@@ -160,30 +162,36 @@ impl Call<'_> {
         let (first_column, widths) = *panels;
         let columns = widths.iter().sum::<usize>() * LANES;
         let pixels: usize = segments.iter().map(Segment::pixels).sum::<usize>() * factor * factor;
-        let Scratch { words, sums, rows } = scratch;
+        let Scratch { words, sums, rows, panel } = scratch;
         let sums = at_least(sums, pixels * columns);
         if packed.channel_steps == 0 {
             sums[..pixels * columns].fill(0.0);
         }
         for first in (0..packed.channel_steps).step_by(packed.block_steps) {
             let channels = packed.block_steps.min(packed.channel_steps - first);
-            let starts = self.pack(segments, first..first + channels, words);
-            let mut before = 0;
-            for (segment, &start) in segments.iter().zip(&starts) {
-                let width = self.padded_width(segment);
-                for set in &packed.sets {
-                    let steps = packed.steps(set, channels, width);
-                    let mut column = 0;
-                    for &vectors in widths {
-                        let right = packed.panel(set, first, first_column + column, vectors);
-                        let at = before * factor * factor * columns + column;
-                        let place =
-                            Place { words, start, channels, columns, at, phase: set.phase, accumulate: first > 0 };
-                        self.panel(segment, &place, &steps, (right, vectors), sums);
-                        column += vectors * LANES;
+            let parts = self.pack(segments, first..first + channels, words);
+            for set in &packed.sets {
+                let steps: Vec<Steps> = parts.iter().map(|part| packed.steps(set, channels, part.width)).collect();
+                let mut column = 0;
+                for &vectors in widths {
+                    let right = packed.panel(set, first, first_column + column, vectors, panel);
+                    let present = (vectors * LANES).min(packed.out_channels - first_column - column);
+                    let right = Right { words: right, width: vectors, columns: present };
+                    for ((segment, part), steps) in segments.iter().zip(&parts).zip(&steps) {
+                        let at = part.before * factor * factor * columns + column;
+                        let place = Place {
+                            words,
+                            start: part.start,
+                            channels,
+                            columns,
+                            at,
+                            phase: set.phase,
+                            accumulate: first > 0,
+                        };
+                        self.panel(segment, &place, steps, right, sums);
                     }
+                    column += vectors * LANES;
                 }
-                before += segment.pixels();
             }
         }
         let mut before = 0;
@@ -195,7 +203,7 @@ impl Call<'_> {
     }
 
     /// One panel for all rows of a segment.
-    fn panel(&self, segment: &Segment, place: &Place<'_>, steps: &Steps, right: (&[u32], usize), sums: &mut [f32]) {
+    fn panel(&self, segment: &Segment, place: &Place<'_>, steps: &Steps, right: Right<'_>, sums: &mut [f32]) {
         let (factor, stride) = (self.packed.factor, self.geometry.stride);
         let width = self.padded_width(segment);
         let across = segment.columns.len();
@@ -205,7 +213,7 @@ impl Call<'_> {
             let left = Left { words: place.words, start, row_step: stride, rows: across };
             let values = &mut sums[place.at + pixel * place.columns..];
             let mut sums = Sums { values, row_step: factor * place.columns, accumulate: place.accumulate };
-            multiply(self.packed.arithmetic, left, steps, right.0, right.1, &mut sums);
+            multiply(self.packed.arithmetic, left, steps, right, &mut sums);
         }
     }
 
@@ -216,19 +224,21 @@ impl Call<'_> {
         if width.is_multiple_of(32) { width + LANES } else { width }
     }
 
-    /// Packs each segment's padded input for the channel steps `steps`, as `[row][step][column]`; gives where each starts.
-    fn pack(&self, segments: &[Segment], steps: Range<usize>, words: &mut Vec<u32>) -> Vec<usize> {
+    /// Packs each segment's padded input for the channel steps `steps`, as `[row][step][column]`; gives where each lies.
+    fn pack(&self, segments: &[Segment], steps: Range<usize>, words: &mut Vec<u32>) -> Vec<Part> {
         let height = |segment: &Segment| (segment.rows.len() - 1) * self.geometry.stride + self.extent;
-        let mut starts = Vec::with_capacity(segments.len());
-        let mut total = 0;
+        let mut parts = Vec::with_capacity(segments.len());
+        let (mut total, mut before) = (0, 0);
         for segment in segments {
-            starts.push(total);
-            total += height(segment) * steps.len() * self.padded_width(segment);
+            let width = self.padded_width(segment);
+            parts.push(Part { start: total, width, before });
+            total += height(segment) * steps.len() * width;
+            before += segment.pixels();
         }
         let words = at_least(words, total);
         let Geometry { in_height, in_width, stride, padding, .. } = self.geometry;
         let plane = in_height * in_width;
-        for (segment, &start) in segments.iter().zip(&starts) {
+        for (segment, &Part { start, width, .. }) in segments.iter().zip(&parts) {
             let picture =
                 &self.input[segment.picture * self.packed.in_channels * plane..][..self.packed.in_channels * plane];
             let source = Source {
@@ -240,11 +250,11 @@ impl Call<'_> {
                 top: (segment.rows.start * stride) as isize - padding as isize,
                 left: (segment.columns.start * stride) as isize - padding as isize,
                 height: height(segment),
-                width: self.padded_width(segment),
+                width,
             };
             pack(&source, self.packed.arithmetic, &steps, &mut words[start..]);
         }
-        starts
+        parts
     }
 
     /// Turns a segment's sums round (channels outermost) and finishes them into the result.
@@ -286,6 +296,15 @@ impl Call<'_> {
             }
         }
     }
+}
+
+/// A segment's padded input in working memory.
+struct Part {
+    start: usize,
+    /// Columns of a row.
+    width: usize,
+    /// Pixels of the segments before it.
+    before: usize,
 }
 
 /// Where a panel's left factor and sums lie.

@@ -1,7 +1,10 @@
 //! Weights of a convolution, laid out for the tile's inner loop.
 
+use crate::elementary::bf16_pair;
 use crate::matmul;
-use crate::tile::{Arithmetic, LANES, Steps, panel_widths};
+use crate::parallel::aligned;
+use crate::simd::multiversion;
+use crate::tile::{Arithmetic, LANES, Steps};
 use crate::types::Precision;
 
 /// Steps of the inner loop in one block of channels: a panel of them stays in the first-level cache.
@@ -14,7 +17,8 @@ pub(crate) struct TapSet {
     pub(crate) taps: Vec<(usize, usize)>,
     /// Row and column of the result's pixel among those that share an input pixel.
     pub(crate) phase: (usize, usize),
-    /// Block by block of channels, panel by panel, step by step. Empty for matrix tiles.
+    /// Block by block of channels, panel by panel, step by step; of a narrow weight, two steps in bf16 in one word. Empty
+    /// for matrix tiles.
     words: Vec<u32>,
     /// For matrix tiles: the depth is tap after tap, in each the channels up to whole runs.
     pub(crate) tiled: Option<matmul::Packed>,
@@ -107,7 +111,7 @@ impl Packed {
             out_channels: weight.out,
             factor,
             sets: Vec::new(),
-            panels: if arithmetic.is_tiled() { tiled_widths(weight.out) } else { panel_widths(weight.out) },
+            panels: if arithmetic.is_tiled() { tiled_widths(weight.out) } else { arithmetic.panel_widths(weight.out) },
             channel_steps,
             block_steps: (STEPS_PER_BLOCK / taps.max(1)).clamp(1, channel_steps.max(1)),
         }
@@ -142,22 +146,34 @@ impl Packed {
             true => weight(out, input, tap),
             false => 0.0,
         };
-        let mut words = Vec::with_capacity(self.channel_steps * taps * self.columns());
+        let mut words = Vec::with_capacity(self.stored_steps(self.channel_steps * taps) * self.columns());
+        let mut panel = Vec::new();
         for first in (0..self.channel_steps).step_by(self.block_steps) {
             let mut column = 0;
             for width in &self.panels {
+                panel.clear();
                 for step in first..(first + self.block_steps).min(self.channel_steps) {
                     for tap in 0..taps {
-                        words.extend((column..column + width * LANES).map(|out| {
+                        panel.extend((column..column + width * LANES).map(|out| {
                             let input = step * per_step;
                             self.arithmetic.word(value(out, input, tap), value(out, input + 1, tap))
                         }));
                     }
                 }
+                if self.arithmetic.is_narrow() {
+                    words.extend(panel.chunks(2 * width * LANES).flat_map(|pair| narrowed(pair, width * LANES)));
+                } else {
+                    words.extend_from_slice(&panel);
+                }
                 column += width * LANES;
             }
         }
         words
+    }
+
+    /// Steps of words that hold `steps` steps of the inner loop.
+    fn stored_steps(&self, steps: usize) -> usize {
+        if self.arithmetic.is_narrow() { steps.div_ceil(2) } else { steps }
     }
 
     /// The weight `[out, in, kernel, kernel]` that a plain kernel's words stand for.
@@ -173,11 +189,13 @@ impl Packed {
             return (0..self.out_channels * self.in_channels * taps).map(value).collect();
         }
         let mut values = vec![0.0; self.out_channels * self.in_channels * taps];
+        let mut room = Vec::new();
         for first in (0..self.channel_steps).step_by(self.block_steps) {
             let mut before = 0;
             for &width in &self.panels {
-                let panel = self.panel(set, first, before, width);
-                for (row, words) in panel.chunks_exact(width * LANES).enumerate() {
+                let panel = self.panel(set, first, before, width, &mut room);
+                let steps = self.block_steps.min(self.channel_steps - first) * taps;
+                for (row, words) in panel.chunks_exact(width * LANES).enumerate().take(steps) {
                     let (step, tap) = (first + row / taps, row % taps);
                     for (column, &word) in words.iter().enumerate() {
                         for (part, value) in self.arithmetic.values(word).into_iter().enumerate().take(per_step) {
@@ -200,16 +218,52 @@ impl Packed {
     }
 
     /// The part of a set's words for the block that starts at channel step `first` and the panel that starts at column
-    /// `column`.
-    pub(crate) fn panel<'a>(&self, set: &'a TapSet, first: usize, column: usize, width: usize) -> &'a [u32] {
-        let steps = self.block_steps.min(self.channel_steps - first) * set.taps.len();
-        let start = first * set.taps.len() * self.columns() + steps * column;
-        &set.words[start..start + steps * width * LANES]
+    /// `column`, widened into `room` if it is narrow.
+    pub(crate) fn panel<'a>(
+        &self,
+        set: &'a TapSet,
+        first: usize,
+        column: usize,
+        width: usize,
+        room: &'a mut Vec<u32>,
+    ) -> &'a [u32] {
+        let taps = set.taps.len();
+        let steps = self.stored_steps(self.block_steps.min(self.channel_steps - first) * taps);
+        // Blocks before this one are whole.
+        let before = first / self.block_steps * self.stored_steps(self.block_steps * taps);
+        let start = before * self.columns() + steps * column;
+        let words = &set.words[start..start + steps * width * LANES];
+        if !self.arithmetic.is_narrow() {
+            return words;
+        }
+        let room = aligned(room, 2 * words.len());
+        widen(words, width * LANES, room);
+        room
     }
 
     /// Where the steps of a block of `channels` channel steps lie in a padded input whose rows are `[channels][width]`.
     pub(crate) fn steps(&self, set: &TapSet, channels: usize, width: usize) -> Steps {
         let offset = |channel: usize, tap: &(usize, usize)| ((tap.0 * channels + channel) * width + tap.1) as u32;
         Steps::new((0..channels).flat_map(|channel| set.taps.iter().map(move |tap| offset(channel, tap))).collect())
+    }
+}
+
+/// One step of words in bf16 from two steps of f32 of `columns` words each; the second may be missing.
+fn narrowed(pair: &[u32], columns: usize) -> impl Iterator<Item = u32> + '_ {
+    let (first, second) = pair.split_at(columns);
+    let second = second.iter().copied().chain(std::iter::repeat(0));
+    first.iter().zip(second).map(|(first, second)| bf16_pair(f32::from_bits(*first), f32::from_bits(second)))
+}
+
+multiversion! {
+    /// The opposite of [`narrowed`]: steps of `columns` words in bf16 to twice as many in f32.
+    fn widen(words: &[u32], columns: usize, target: &mut [u32]) {
+        for (words, target) in words.chunks_exact(columns).zip(target.chunks_exact_mut(2 * columns)) {
+            let (first, second) = target.split_at_mut(columns);
+            for ((word, first), second) in words.iter().zip(first).zip(second) {
+                *first = word << 16;
+                *second = word & 0xffff_0000;
+            }
+        }
     }
 }

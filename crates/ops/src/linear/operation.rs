@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use super::epilogue::{Epilogue, LinearSink, Residual};
 use crate::matmul::{Packed, PackedShape, Product, Rows, TILE_COLUMNS};
 use crate::parallel::written;
+use crate::profile::{self, Kind};
 use crate::types::{Activation, Precision};
 
 /// A weight in kernel order, and what belongs to it.
@@ -46,6 +47,7 @@ impl Weight {
 
     /// `epilogue(rows * weight^T + bias)`.
     pub(super) fn product(&self, rows: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
+        let _timed = profile::timed(Kind::Product);
         let rows = Rows::new(rows, self.packed.shape.depth);
         let (width, pair) = match epilogue {
             Epilogue::Gated(panels) => (panels * TILE_COLUMNS, Some(panels)),

@@ -1,106 +1,135 @@
-//! Tile kernels for AVX2 with FMA: the tile's 64 columns in four strips of two 256-bit registers.
+//! Kernels for AVX2 with FMA: six rows by a strip of two 256-bit columns.
+//!
+//! Twelve sums, two columns and one broadcast take 15 of the 16 registers. A step is 8 loads for 12 multiply-adds, which
+//! a core with two multipliers and three load ports has in six cycles, as long as the strip comes from the first-level
+//! cache: so narrow factors are widened into it strip by strip, once for all rows of a block.
 #![allow(unsafe_code, reason = "intrinsics on raw addresses that the caller vouches for")]
 
 use std::arch::x86_64::*;
 
-use super::{TILE_COLUMNS, kernel::Tile};
+use super::{STRIP_COLUMNS, TILE_COLUMNS, kernel::Tile};
 
-/// `f32` rows by `f32` panels.
-///
-/// # Safety
-/// As [`super::Kernel::run`]; the machine must have AVX2 and FMA.
-pub(crate) unsafe fn tile_f32(tile: &Tile<'_>) {
-    // SAFETY: by the caller.
-    unsafe {
-        match tile.rows {
-            1 => strips::<1, false>(tile, 0),
-            2 => strips::<2, false>(tile, 0),
-            3 => strips::<3, false>(tile, 0),
-            4 => strips::<4, false>(tile, 0),
-            5 => strips::<5, false>(tile, 0),
-            _ => strips::<6, false>(tile, 0),
-        }
-    }
-}
-
-/// `f32` rows by `bf16` panels, which are widened in registers.
-///
-/// # Safety
-/// As [`super::Kernel::run`]; the machine must have AVX2 and FMA.
-pub(crate) unsafe fn tile_bf16_widened(tile: &Tile<'_>) {
-    // Six rows would need more than the 16 registers: three and three.
-    // SAFETY: by the caller.
-    unsafe {
-        match tile.rows {
-            1 => strips::<1, true>(tile, 0),
-            2 => strips::<2, true>(tile, 0),
-            3 => strips::<3, true>(tile, 0),
-            4 => {
-                strips::<3, true>(tile, 0);
-                strips::<1, true>(tile, 3);
-            }
-            5 => {
-                strips::<3, true>(tile, 0);
-                strips::<2, true>(tile, 3);
-            }
-            _ => {
-                strips::<3, true>(tile, 0);
-                strips::<3, true>(tile, 3);
-            }
-        }
-    }
-}
-
-/// Rows `first..first + ROWS` of a tile.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn strips<const ROWS: usize, const WIDENED: bool>(tile: &Tile<'_>, first: usize) {
-    for strip in 0..TILE_COLUMNS / 16 {
-        let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-        // SAFETY: sums, rows and panel are as `Tile` says.
-        unsafe {
-            let target = tile.sums.add(first * TILE_COLUMNS + strip * 16);
-            if tile.accumulate {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    sums[0] = _mm256_load_ps(target.add(row * TILE_COLUMNS));
-                    sums[1] = _mm256_load_ps(target.add(row * TILE_COLUMNS + 8));
+/// Defines a strip kernel: `$add(sum, row step as 8 words, column)` with sums kept as bits in `__m256i`.
+macro_rules! strip_kernel {
+    ($(#[$doc:meta])* $name:ident, $inner:ident, $add:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As [`super::Kernel::run_strip`]; the machine must have AVX2 and FMA.
+        pub(crate) unsafe fn $name(tile: &Tile<'_>) {
+            // SAFETY: by the caller.
+            unsafe {
+                match tile.rows {
+                    1 => $inner::<1>(tile),
+                    2 => $inner::<2>(tile),
+                    3 => $inner::<3>(tile),
+                    4 => $inner::<4>(tile),
+                    5 => $inner::<5>(tile),
+                    _ => $inner::<6>(tile),
                 }
             }
-            let mut panel = tile.panel.add(strip * 64);
-            for step in 0..tile.steps {
-                let words = [_mm256_load_si256(panel.cast()), _mm256_load_si256(panel.add(32).cast())];
-                if WIDENED {
-                    let even = words.map(|words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)));
-                    add_step(&mut sums, tile.pointers, first, step * 8, even);
-                    let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-                    let odd = words.map(|words| _mm256_castsi256_ps(_mm256_and_si256(words, high)));
-                    add_step(&mut sums, tile.pointers, first, step * 8 + 4, odd);
-                } else {
-                    add_step(&mut sums, tile.pointers, first, step * 4, words.map(|words| _mm256_castsi256_ps(words)));
+        }
+
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn $inner<const ROWS: usize>(tile: &Tile<'_>) {
+            let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+            // SAFETY: sums, rows and strip are as `Tile` says.
+            unsafe {
+                let target = |row: usize, half: usize| tile.sums.add(row * TILE_COLUMNS + half * 8).cast::<__m256i>();
+                if tile.accumulate {
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        *sums = [_mm256_load_si256(target(row, 0)), _mm256_load_si256(target(row, 1))];
+                    }
                 }
-                panel = panel.add(256);
+                let mut strip = tile.panel.cast::<__m256i>();
+                for step in 0..tile.steps {
+                    let columns = [_mm256_load_si256(strip), _mm256_load_si256(strip.add(1))];
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let value = tile.pointers[row].cast::<i32>().add(step).read_unaligned();
+                        let value = _mm256_set1_epi32(value);
+                        *sums = [$add(sums[0], value, columns[0]), $add(sums[1], value, columns[1])];
+                    }
+                    strip = strip.add(2);
+                }
+                for (row, sums) in sums.iter().enumerate() {
+                    _mm256_store_si256(target(row, 0), sums[0]);
+                    _mm256_store_si256(target(row, 1), sums[1]);
+                }
             }
-            for (row, sums) in sums.iter().enumerate() {
-                _mm256_store_ps(target.add(row * TILE_COLUMNS), sums[0]);
-                _mm256_store_ps(target.add(row * TILE_COLUMNS + 8), sums[1]);
+        }
+    };
+}
+
+strip_kernel!(
+    /// `f32` rows by a strip of `f32`.
+    strip_f32,
+    rows_f32,
+    |sum, row, column| _mm256_castps_si256(_mm256_fmadd_ps(
+        _mm256_castsi256_ps(row),
+        _mm256_castsi256_ps(column),
+        _mm256_castsi256_ps(sum)
+    ))
+);
+
+strip_kernel!(
+    /// Rows by a strip of signed 16-bit pairs, sums in `i32`: a multiplication of pairs does twice what one of `f32` does.
+    strip_pairs,
+    rows_pairs,
+    |sum, row, column| _mm256_add_epi32(sum, _mm256_madd_epi16(row, column))
+);
+
+/// Widens `steps` steps of a strip from pairs of `bf16` to `f32`, one step to two.
+///
+/// # Safety
+/// As [`super::kernel::Widen`]; the machine must have AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn widen_bf16(strip: *const u8, steps: usize, target: *mut u8) {
+    let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+    // SAFETY: two vectors in, four out for each step; by the caller.
+    unsafe {
+        let (strip, target) = (strip.cast::<__m256i>(), target.cast::<__m256i>());
+        for step in 0..steps {
+            let words = [_mm256_load_si256(strip.add(2 * step)), _mm256_load_si256(strip.add(2 * step + 1))];
+            let target = target.add(4 * step);
+            for (half, words) in words.into_iter().enumerate() {
+                _mm256_store_si256(target.add(half), _mm256_slli_epi32::<16>(words));
+                _mm256_store_si256(target.add(2 + half), _mm256_and_si256(words, high));
             }
         }
     }
 }
 
-/// Adds one depth element, `offset` bytes into each row, to the sums of a strip.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_step<const ROWS: usize>(
-    sums: &mut [[__m256; 2]; ROWS],
-    pointers: &[*const u8; super::TILE_ROWS],
-    first: usize,
-    offset: usize,
-    columns: [__m256; 2],
-) {
-    for (sums, pointer) in sums.iter_mut().zip(&pointers[first..]) {
-        // SAFETY: the offset lies within the row.
-        let value = unsafe { _mm256_set1_ps(pointer.add(offset).cast::<f32>().read_unaligned()) };
-        sums[0] = _mm256_fmadd_ps(value, columns[0], sums[0]);
-        sums[1] = _mm256_fmadd_ps(value, columns[1], sums[1]);
+/// Widens `steps` steps of a strip from fours of signed bytes to pairs of 16 bits, one step to two.
+///
+/// # Safety
+/// As [`super::kernel::Widen`]; the machine must have AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn widen_int8(strip: *const u8, steps: usize, target: *mut u8) {
+    // Each byte to the upper half of a 16-bit number, from where a shift carries its sign down.
+    let first = _mm256_set1_epi64x(0x05_80_04_80_01_80_00_80_u64.cast_signed());
+    let first = _mm256_add_epi8(first, upper_lanes());
+    let second = _mm256_set1_epi64x(0x07_80_06_80_03_80_02_80_u64.cast_signed());
+    let second = _mm256_add_epi8(second, upper_lanes());
+    // SAFETY: two vectors in, four out for each step; by the caller.
+    unsafe {
+        let (strip, target) = (strip.cast::<__m256i>(), target.cast::<__m256i>());
+        for step in 0..steps {
+            let words = [_mm256_load_si256(strip.add(2 * step)), _mm256_load_si256(strip.add(2 * step + 1))];
+            let target = target.add(4 * step);
+            for (half, words) in words.into_iter().enumerate() {
+                let pairs = |order| _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(words, order));
+                _mm256_store_si256(target.add(half), pairs(first));
+                _mm256_store_si256(target.add(2 + half), pairs(second));
+            }
+        }
     }
 }
+
+/// 8 for every byte that a shuffle takes from the upper half of its 16 bytes, and 0 where it takes none.
+#[target_feature(enable = "avx2")]
+fn upper_lanes() -> __m256i {
+    let eights = 0x08_00_08_00_08_00_08_00;
+    _mm256_set_epi64x(eights, 0, eights, 0)
+}
+
+const _: () = assert!(STRIP_COLUMNS == 16, "the kernels above are two vectors of eight wide");

@@ -69,7 +69,7 @@ thread_local! {
 }
 
 /// Part `index` of `range` cut into `parts` as equal as can be.
-fn part(range: &Range<usize>, parts: usize, index: usize) -> Range<usize> {
+pub(super) fn part(range: &Range<usize>, parts: usize, index: usize) -> Range<usize> {
     range.start + range.len() * index / parts..range.start + range.len() * (index + 1) / parts
 }
 
@@ -122,6 +122,9 @@ impl<Out: Sink> Product<'_, Out> {
     fn block_tiles(&self) -> usize {
         let kernel = &self.packed.kernel;
         let row_bytes = (self.packed.steps * kernel.operand.row_step_bytes()).max(1);
+        if kernel.strips().is_some() {
+            return super::strips::BLOCK_ROWS / kernel.rows();
+        }
         if kernel.is_tiled() {
             return (TILED_BLOCK_BYTES / row_bytes / kernel.rows()).clamp(2, TILED_BLOCK_ROWS / kernel.rows());
         }
@@ -132,6 +135,9 @@ impl<Out: Sink> Product<'_, Out> {
 
     /// A block of rows, loaded once, by a part of the panels.
     fn run_block(&self, row_tiles: &Range<usize>, panels: &Range<usize>, scratch: &mut RowScratch) {
+        if let Some(strips) = self.packed.kernel.strips() {
+            return self.run_block_of_strips(&strips, row_tiles, panels, scratch);
+        }
         let height = self.packed.kernel.rows();
         let first = row_tiles.start * height;
         let count = (row_tiles.end * height).min(self.rows.len()) - first;
@@ -178,7 +184,7 @@ impl<Out: Sink> Product<'_, Out> {
     fn depth_parts(&self) -> usize {
         match self.packed.kernel.operand {
             _ if self.packed.kernel.is_tiled() => self.packed.steps.div_ceil(TILED_STEPS).max(1),
-            Operand::Int8 => 1,
+            Operand::Int8 | Operand::Int8Widened => 1,
             _ => self.packed.steps.div_ceil(BLOCK_STEPS).max(1),
         }
     }
@@ -219,12 +225,12 @@ impl<Out: Sink> Product<'_, Out> {
         }
     }
 
-    fn panels_of(&self, panel: usize) -> impl Iterator<Item = usize> + use<Out> {
+    pub(super) fn panels_of(&self, panel: usize) -> impl Iterator<Item = usize> + use<Out> {
         std::iter::once(panel).chain(self.pair.map(|distance| panel + distance))
     }
 
-    fn finish(&self, place: &Place, scratch: &RowScratch, sums: &mut Buffer) {
-        if self.packed.kernel.operand == Operand::Int8 {
+    pub(super) fn finish(&self, place: &Place, scratch: &RowScratch, sums: &mut Buffer) {
+        if self.packed.kernel.operand.is_int8() {
             for (pair, panel) in self.panels_of(place.panel).enumerate() {
                 let start = (place.slot + pair) * self.tile_sums();
                 self.scale_sums(place, panel, scratch, &mut sums.words_mut()[start..start + self.tile_sums()]);
@@ -264,19 +270,19 @@ impl<Out: Sink> Product<'_, Out> {
 }
 
 /// Where a tile is.
-struct Place {
+pub(super) struct Place {
     /// First row of the loaded block.
-    first: usize,
+    pub(super) first: usize,
     /// First row of the tile.
-    first_row: usize,
+    pub(super) first_row: usize,
     /// Its rows that count.
-    rows: usize,
+    pub(super) rows: usize,
     /// Its panel.
-    panel: usize,
+    pub(super) panel: usize,
     /// Its place in the scratch sums.
-    slot: usize,
+    pub(super) slot: usize,
     /// The part of the next block's rows that this tile shall fetch, if any.
-    next: Option<*const u8>,
+    pub(super) next: Option<*const u8>,
 }
 
 /// Runs `task(0..tasks)` on the current rayon pool.

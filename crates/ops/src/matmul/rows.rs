@@ -14,6 +14,8 @@ pub(crate) struct RowScratch {
     pub(crate) scales: Vec<f32>,
     /// Sums of the tiles in work.
     pub(crate) sums: Buffer,
+    /// A strip of a panel, widened.
+    pub(crate) strip: Buffer,
 }
 
 /// Rows of a contiguous `f32` matrix.
@@ -40,7 +42,7 @@ impl<'a> Rows<'a> {
         match kernel.operand {
             Operand::F32 => true,
             Operand::Bf16Widened => self.depth.is_multiple_of(2),
-            Operand::Bf16 | Operand::Int8 => false,
+            Operand::Bf16 | Operand::Int8 | Operand::Int8Widened => false,
         }
     }
 
@@ -60,6 +62,7 @@ impl<'a> Rows<'a> {
             let target = &mut scratch.rows.words_mut()[index * words..(index + 1) * words];
             match kernel.operand {
                 Operand::Int8 => scratch.scales.push(quantise(row, target)),
+                Operand::Int8Widened => scratch.scales.push(quantise_widened(row, target)),
                 _ => convert(row, kernel, target),
             }
             // A kernel of whole runs of steps reads on behind the depth, where the panel is zero: so must not be a NaN.
@@ -104,7 +107,7 @@ pub(crate) fn convert(row: &[f32], kernel: &Kernel, target: &mut [u32]) {
                 *word = u32::from(bits(0)) | u32::from(bits(1)) << 16;
             }
         }
-        Operand::F32 | Operand::Bf16Widened | Operand::Int8 => {
+        Operand::F32 | Operand::Bf16Widened | Operand::Int8 | Operand::Int8Widened => {
             if let Some(last) = target.get_mut(row.len()) {
                 *last = 0;
             }
@@ -115,17 +118,28 @@ pub(crate) fn convert(row: &[f32], kernel: &Kernel, target: &mut [u32]) {
     }
 }
 
-multiversion! {
-/// Writes a row in unsigned units with offset 128 and returns what a unit stands for.
+/// What a unit of a row stands for, and how many units 1 is.
 ///
 /// A row that holds a NaN or an infinity gets a scale that is not finite, so that the product shows it.
-fn quantise(row: &[f32], target: &mut [u32]) -> f32 {
+#[inline(always)]
+fn units(row: &[f32]) -> (f32, f32) {
     // The largest bits of a magnitude are the largest magnitude; NaN and infinity are above all.
     let largest = row.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7fff_ffff));
     let scale = f32::from_bits(largest) / 127.0;
-    let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
-    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
-    let unit = |value: f32| (value * inverse + 12_582_912.0).to_bits().wrapping_add(128) & 0xff;
+    (scale, if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 })
+}
+
+/// The units of a value: adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+#[inline(always)]
+fn rounded(value: f32, inverse: f32) -> u32 {
+    (value * inverse + 12_582_912.0).to_bits()
+}
+
+multiversion! {
+/// Writes a row in unsigned units with offset 128, four to a word, and returns what a unit stands for.
+fn quantise(row: &[f32], target: &mut [u32]) -> f32 {
+    let (scale, inverse) = units(row);
+    let unit = |value: f32| rounded(value, inverse).wrapping_add(128) & 0xff;
     let (fours, rest) = row.as_chunks::<4>();
     for (four, word) in fours.iter().zip(target.iter_mut()) {
         *word = unit(four[0]) | unit(four[1]) << 8 | unit(four[2]) << 16 | unit(four[3]) << 24;
@@ -133,6 +147,23 @@ fn quantise(row: &[f32], target: &mut [u32]) -> f32 {
     if let (false, Some(word)) = (rest.is_empty(), target.get_mut(fours.len())) {
         // Beyond the depth the panel is zero, so that the offset does no harm.
         *word = rest.iter().enumerate().fold(0, |word, (index, value)| word | unit(*value) << (8 * index));
+    }
+    scale
+}
+}
+
+multiversion! {
+/// Writes a row in signed units, two to a word, and returns what a unit stands for.
+fn quantise_widened(row: &[f32], target: &mut [u32]) -> f32 {
+    let (scale, inverse) = units(row);
+    let unit = |value: f32| rounded(value, inverse) & 0xffff;
+    let (pairs, rest) = row.as_chunks::<2>();
+    for (pair, word) in pairs.iter().zip(target.iter_mut()) {
+        *word = unit(pair[0]) | unit(pair[1]) << 16;
+    }
+    // A step is two words: the second of them may lie behind the depth.
+    for (index, word) in target.iter_mut().enumerate().take(row.len().div_ceil(4) * 2).skip(pairs.len()) {
+        *word = rest.first().filter(|_| index == pairs.len()).map_or(0, |value| unit(*value));
     }
     scale
 }

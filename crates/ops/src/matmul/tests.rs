@@ -85,7 +85,7 @@ proptest! {
         let rounding = match packed.kernel.operand {
             Operand::F32 | Operand::Bf16Widened => 1e-5,
             Operand::Bf16 => 4e-3,
-            Operand::Int8 => 1e-2,
+            Operand::Int8 | Operand::Int8Widened => 1e-2,
         };
         for row in 0..case.rows {
             for output in 0..case.outputs {
@@ -94,6 +94,21 @@ proptest! {
                 let error = (f64::from(found[row * case.outputs + output]) - expected).abs();
                 prop_assert!(error <= rounding * (1.0 + (case.depth as f64).sqrt()), "{error} at {row}, {output}");
             }
+        }
+    }
+
+    /// Whole numbers have no order: every machine gives the same bits.
+    #[test]
+    fn products_in_8_bits_are_the_same_on_every_machine(rows in 1..30usize, depth in 1..900usize, outputs in 1..90usize, seed: u64) {
+        let case = |limit| Case { rows, depth, outputs, precision: Precision::Int8, limit, seed };
+        let (values, weights) = (noise(seed, rows * depth), noise(seed ^ 1, outputs * depth));
+        let found = [Level::Portable, Level::Avx2, Level::Avx512, Level::Amx].map(|limit| {
+            let weight = |output: usize, index: usize| weights[output * depth + index];
+            let packed = Packed::for_kernel(PackedShape { outputs, depth }, Kernel::limited(Precision::Int8, limit), weight);
+            product(&case(limit), &values, &packed)
+        });
+        for other in &found[1..] {
+            prop_assert_eq!(&found[0], other);
         }
     }
 
