@@ -55,7 +55,7 @@ pub(crate) fn run(options: BenchCacheOptions, verbosity: Verbosity) -> anyhow::R
     let precision = options.dtype.parse().map_err(|error: refrain_ops::OpsError| usage_because(error))?;
     let pipeline = Pipeline::load(&model.source, LoadOptions { precision })?;
     let base = base_request(&options)?;
-    let mut bench = Bench::new(&pipeline, console, base, &contenders)?;
+    let mut bench = Bench::new((&pipeline, &model.source), console, base, &contenders)?;
     let items: Vec<(usize, String, u64)> = prompts
         .iter()
         .enumerate()

@@ -1,6 +1,8 @@
-//! What takes part in a bench: a policy with its options, or the uncached sampler with fewer steps.
+//! What takes part in a bench: a policy with its options, or the uncached sampler with fewer steps or in another dtype.
 
-use crate::errors::usage;
+use refrain_ops::Precision;
+
+use crate::errors::{usage, usage_because};
 
 /// One contender of `--policies`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub(crate) enum Contender {
     },
     /// The uncached sampler with this many steps: the honest rival of every policy.
     Steps(usize),
+    /// The uncached sampler with the model in another dtype: what the dtype costs in quality.
+    Dtype(Precision),
 }
 
 impl Contender {
@@ -22,10 +26,10 @@ impl Contender {
         Self::Policy { name: "off".to_owned(), options: Vec::new() }
     }
 
-    /// Reads `name`, `name:k=v+k=v` or `steps:K`.
+    /// Reads `name`, `name:k=v+k=v`, `steps:K` or `dtype:D`.
     ///
     /// # Errors
-    /// An empty name or a number of steps that is none (exit 2).
+    /// An empty name, a number of steps that is none, or a dtype that does not exist (exit 2).
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let text = text.trim();
         let (name, options) = text.split_once(':').unwrap_or((text, ""));
@@ -38,6 +42,9 @@ impl Contender {
                 usage(format!("--policies: {text:?} needs a number of steps of at least 1, for example steps:10"))
             });
         }
+        if name == "dtype" {
+            return options.parse().map(Self::Dtype).map_err(|error: refrain_ops::OpsError| usage_because(error));
+        }
         let options = options.split('+').filter(|option| !option.is_empty()).map(str::to_owned).collect();
         Ok(Self::Policy { name: name.to_owned(), options })
     }
@@ -46,6 +53,7 @@ impl Contender {
     pub(crate) fn spelling(&self) -> String {
         match self {
             Self::Steps(steps) => format!("steps:{steps}"),
+            Self::Dtype(precision) => format!("dtype:{precision}"),
             Self::Policy { name, options } if options.is_empty() => name.clone(),
             Self::Policy { name, options } => format!("{name}:{}", options.join("+")),
         }
@@ -58,11 +66,11 @@ mod tests {
 
     #[test]
     fn contenders_are_written_as_they_are_read() {
-        for text in ["off", "dbcache:threshold=0.1+warmup=2", "steps:6"] {
+        for text in ["off", "dbcache:threshold=0.1+warmup=2", "steps:6", "dtype:int8"] {
             assert_eq!(Contender::parse(text).unwrap().spelling(), text);
         }
         assert_eq!(Contender::parse(" steps:6 ").unwrap(), Contender::Steps(6));
-        for text in ["", ":n=2", "steps", "steps:0", "steps:x"] {
+        for text in ["", ":n=2", "steps", "steps:0", "steps:x", "dtype", "dtype:f8"] {
             assert!(Contender::parse(text).is_err(), "{text}");
         }
     }

@@ -9,10 +9,12 @@ const IDENTICAL: f64 = 100.0;
 /// fast. A kind is a policy under all its settings (or fewer steps); between two of its settings its quality is taken to be
 /// linear in the logarithm of the speed, which favours the rivals: only measured points are real.
 pub(crate) fn margin(rows: &[Row], row: &Row) -> Option<f64> {
-    if kind(row) == "off" {
+    // Another dtype makes every kind faster: it is no rival of theirs.
+    let outside = |name: &str| name == "off" || name == "dtype";
+    if outside(kind(row)) {
         return None;
     }
-    let mut kinds: Vec<&str> = rows.iter().map(kind).filter(|other| *other != "off" && *other != kind(row)).collect();
+    let mut kinds: Vec<&str> = rows.iter().map(kind).filter(|other| !outside(other) && *other != kind(row)).collect();
     kinds.sort_unstable();
     kinds.dedup();
     let at_speed = |name: &&str| best_at(rows.iter().filter(|other| kind(other) == *name), row.speedup);

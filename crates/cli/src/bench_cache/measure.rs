@@ -3,7 +3,9 @@
 use refrain_cache::{Plan, Planned, Site};
 use refrain_media::Picture;
 use refrain_metrics::{batch, median, percentile, psnr_capped};
-use refrain_pipeline::{GeneratedImage, ImageRequest, Noise, Pipeline, Progress as StepProgress};
+use refrain_pipeline::{
+    GeneratedImage, ImageRequest, LoadOptions, ModelSource, Noise, Pipeline, Progress as StepProgress,
+};
 use refrain_samplers::NoiseKind;
 use std::ops::ControlFlow;
 
@@ -23,6 +25,8 @@ const SSIM_WINDOW: usize = 11;
 /// A contender with what was measured so far.
 struct Entry {
     contender: Contender,
+    /// The model in the contender's dtype, where that is not the bench's.
+    pipeline: Option<Pipeline>,
     cache: CacheChoice,
     steps: usize,
     seconds: Vec<f64>,
@@ -41,23 +45,24 @@ type Item = (usize, String, u64);
 /// The bench.
 pub(crate) struct Bench<'a> {
     pipeline: &'a Pipeline,
+    source: &'a ModelSource,
     console: Console,
     base: ImageRequest,
     entries: Vec<Entry>,
 }
 
 impl<'a> Bench<'a> {
-    /// A bench of contenders, the uncached one first.
+    /// A bench of contenders, the uncached one first, for a pipeline and where it was loaded from.
     ///
     /// # Errors
     /// A policy that does not exist or does not fit, steps that the sampler cannot do (exit 2).
     pub(crate) fn new(
-        pipeline: &'a Pipeline,
+        (pipeline, source): (&'a Pipeline, &'a ModelSource),
         console: Console,
         base: ImageRequest,
         contenders: &[Contender],
     ) -> anyhow::Result<Self> {
-        let mut bench = Self { pipeline, console, base, entries: Vec::new() };
+        let mut bench = Self { pipeline, source, console, base, entries: Vec::new() };
         for contender in contenders {
             bench.enter(contender.clone())?;
         }
@@ -65,15 +70,21 @@ impl<'a> Bench<'a> {
     }
 
     fn enter(&mut self, contender: Contender) -> anyhow::Result<()> {
+        let mut pipeline = None;
         let (cache, steps) = match &contender {
             Contender::Policy { name, options } => (CacheChoice::parse(Some(name), options)?, self.base.steps),
             Contender::Steps(steps) => (CacheChoice::parse(None, &[])?, *steps),
+            Contender::Dtype(precision) => {
+                pipeline = Some(Pipeline::load(self.source, LoadOptions { precision: *precision })?);
+                (CacheChoice::parse(None, &[])?, self.base.steps)
+            }
         };
         let request = ImageRequest { steps, ..self.base.clone() };
         let header = self.pipeline.run_header(&request).map_err(|error| usage(error.to_string()))?;
         cache.context(&header, 0, true)?;
         self.entries.push(Entry {
             contender,
+            pipeline,
             cache,
             steps,
             seconds: Vec::new(),
@@ -172,7 +183,7 @@ impl<'a> Bench<'a> {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        match self.pipeline.generate(&request, &mut cache, &mut watch) {
+        match entry.pipeline.as_ref().unwrap_or(self.pipeline).generate(&request, &mut cache, &mut watch) {
             Ok(image) => Ok(Some(image)),
             Err(error) if error.is_stopped() => Ok(None),
             Err(error) => Err(anyhow::Error::new(error).context(entry.contender.spelling())),

@@ -10,8 +10,8 @@ use crate::gen_image::names;
 /// `refrain bench cache` as typed.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchCacheOptions {
-    /// Policies to measure, options joined by `+`; `steps:K` is the uncached sampler with K steps. `off` always runs,
-    /// and each policy gets the `steps:K` of its own speed as a rival
+    /// Policies to measure, options joined by `+`; `steps:K` is the uncached sampler with K steps, `dtype:D` the
+    /// uncached sampler in another dtype. `off` always runs, and each policy gets the `steps:K` of its own speed as a rival
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = DEFAULT_POLICIES, help_heading = "Bench")]
     pub(crate) policies: Vec<String>,
     /// Measure every hand-made policy under a grid of settings, and fewer steps in ten sizes
