@@ -31,10 +31,9 @@
 //! megabytes. There a panel lies strip by strip (16 columns), a strip's part of 384 steps stays in the first-level cache
 //! while up to 192 rows pass, and the rows' part in the second-level cache while eight panels pass (`strips`). `bf16` and
 //! int8 weights stay narrow in memory and are widened a strip at a time, once for all rows of a block: `bf16` to `f32`,
-//! int8 to pairs of 16 bits, whose product of pairs does in one instruction what takes two in `f32`. So `bf16` costs what
-//! `f32` costs, for half the memory, and int8 is 1.2 to 1.6 times as fast, with the very numbers of other machines
+//! int8 to pairs of 16 bits, whose product of pairs does in one instruction what takes two in `f32`. So `bf16` costs
+//! about what `f32` costs, for half the memory, and int8 is faster on most layers, with the very numbers of other machines
 //! (`benches/peers/results/products-zen3.md`).
-//! Parts of 192 to 512 steps and groups of other sizes made no difference above the noise.
 //!
 //! Where the machine has matrix tiles (AMX, `amx`), `bf16` and int8 go through them instead: tiles of [`TILED_ROWS`] rows
 //! by [`TILE_COLUMNS`] columns from the same panels. On a 2-core Xeon (2026-11-24, `benches/peers/results/products-amx.md`)
