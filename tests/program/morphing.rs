@@ -373,6 +373,35 @@ fn frames_are_judged_beside_both_baselines() {
 }
 
 #[test]
+fn pairs_are_morphed_judged_and_timed_side_by_side() {
+    let folder = Folder::new();
+    pictures(&folder);
+    folder.write("pairs.tsv", "# two pairs\na.png\tb.png\tred fox\tdog\tcat\nb.png\tc.png\n");
+    let model = tiny_model();
+    let model = model.to_str().unwrap();
+    let bench = |more: &[&str]| {
+        let line = ["bench", "morph", "pairs.tsv", "-m", model, "--judge", model, "--steps", "4", "-q", "-o", "table.md"];
+        folder.run(&[&line, more].concat())
+    };
+    let found = bench(&["--frames", "4", "--cache", "interval:n=2", "--anchor-gate", "-1"]).succeeded().text();
+    assert_eq!(String::from_utf8(folder.read("table.md")).unwrap().trim_end(), found.trim_end());
+    for row in [
+        "| cross-fade |",
+        "| latent slerp, even pace |",
+        "| captions, no injection |",
+        "| injection convex 0.5, anchor |",
+        "| injection convex 0.5, interval:n=2 |",
+        "| injection convex 0.5 against |",
+    ] {
+        assert!(found.contains(row), "{row}: {found}");
+    }
+    assert!(found.contains("2 pairs, 4 frames, 4 steps"), "{found}");
+    assert!(bench(&["--frames", "2"]).refused(2).contains("--frames"));
+    folder.write("pairs.tsv", "a.png\n");
+    assert!(bench(&[]).refused(2).contains("line 1"));
+}
+
+#[test]
 fn even_pace_and_calibrated_schedules_lead_to_frames() {
     let folder = Folder::new();
     pictures(&folder);

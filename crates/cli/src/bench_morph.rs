@@ -22,7 +22,7 @@ use refrain_pipeline::Pipeline;
 
 use crate::builtin::NamedModel;
 use crate::cache::CacheChoice;
-use crate::errors::{interrupted, usage_because};
+use crate::errors::{interrupted, usage, usage_because};
 use crate::events::{Console, Verbosity};
 use crate::morph::{DEFAULT_PARTS, DEFAULT_SCHEDULE, Pacing, anchor_gate, of_morph, turns};
 use crate::{interrupt, machine, output};
@@ -99,6 +99,9 @@ struct Sequence {
 /// # Errors
 /// A list or a picture that cannot be read (exit 2), or what the model does.
 pub(crate) fn run(options: &BenchMorphOptions, verbosity: Verbosity) -> anyhow::Result<()> {
+    if !(3..=240).contains(&options.frames) {
+        return Err(usage(format!("--frames must be between 3 and 240, got {}", options.frames)));
+    }
     let pairs = pairs::read(&options.pairs)?;
     let variants = variants(options)?;
     let settings = settings(options)?;

@@ -75,7 +75,7 @@ impl Default for Settings {
 
 /// Most bytes for the endpoints' features unless said otherwise, the same on every machine: how features are held decides
 /// the frames' last bits.
-pub const DEFAULT_MEMORY: usize = 2 << 30;
+const DEFAULT_MEMORY: usize = 2 << 30;
 
 /// What is being evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

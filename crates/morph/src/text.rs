@@ -15,7 +15,7 @@ pub const RELIABLE: f64 = 0.45;
 /// 0.30 with those of other groups.
 pub const RELIABLE_BUILTIN: f64 = 0.25;
 
-/// The same for the text encoder of the built-in U-Net.
+/// The same for the text encoder of the built-in U-Net, where the medians are 0.38 to 0.49 and 0.32 to 0.39.
 pub const RELIABLE_BUILTIN_UNET: f64 = 0.4;
 
 /// States of all texts of a morph, of equal length.

@@ -120,8 +120,8 @@ pub(crate) struct MorphOptions {
     /// What all pictures share: attended to in the first fifth of the steps
     #[arg(long, value_name = "TEXT", help_heading = "Text")]
     pub(crate) anchor: Option<String>,
-    /// Least cosine between the anchor and each prompt, below which it is dropped [default: 0.45, for CLIP; 0.25 for the
-    /// built-in model]
+    /// Least cosine between the anchor and each prompt, below which it is dropped [default: 0.45, for CLIP; 0.4 and
+    /// 0.25 for the built-in U-Net and PixArt]
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Text")]
     pub(crate) anchor_gate: Option<f64>,
     /// Where prompts come from that are not given: `none`, `vocabulary` (the built-in models' own words, by inversion loss;
