@@ -112,10 +112,12 @@ def candidates(style, block, linear, count, rng):
     """Directions `[count, DIM]` of hidden units, thresholds against the constant, so that the norm's scale leaves them where they are. `linear` `[held, C]` is the best linear map to what is left, in pixels: its input
     directions are tried first, as units that are nearly linear."""
     left, strength, _ = torch.linalg.svd(linear, full_matrices=False)
-    ranks = 48
+    ranks = 49
     directions = torch.zeros(count, DIM)
-    directions[:ranks, HELD] = 0.5 * left[:, :ranks].T
-    directions[:ranks, U[0]] = 5.0 / CONST
+    # The first is on whenever its style is, as much as the code is: it makes up for what an inexact code does to the others.
+    directions[0, U[0]] = 10.0 / CONST
+    directions[1:ranks, HELD] = 0.5 * left[:, :ranks - 1].T
+    directions[1:ranks, U[0]] = 5.0 / CONST
     kinds = KINDS[style] + ([made] * (1 + len(KINDS[style]) // 3) if block > 0 else [])
     for row in range(ranks, count):
         functional, level, slope, sign = rng.choice(kinds)(rng)
