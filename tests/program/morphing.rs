@@ -290,7 +290,7 @@ fn deep_png() -> Vec<u8> {
 #[test]
 #[cfg(unix)]
 fn what_may_not_be_read_or_written_is_one_line() {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     pictures(&folder);
     let bar = |name: &str| std::fs::set_permissions(folder.path(name), PermissionsExt::from_mode(0o000)).unwrap();
@@ -380,7 +380,8 @@ fn pairs_are_morphed_judged_and_timed_side_by_side() {
     let model = tiny_model();
     let model = model.to_str().unwrap();
     let bench = |more: &[&str]| {
-        let line = ["bench", "morph", "pairs.tsv", "-m", model, "--judge", model, "--steps", "4", "-q", "-o", "table.md"];
+        let line =
+            ["bench", "morph", "pairs.tsv", "-m", model, "--judge", model, "--steps", "4", "-q", "-o", "table.md"];
         folder.run(&[&line, more].concat())
     };
     let found = bench(&["--frames", "4", "--cache", "interval:n=2", "--anchor-gate", "-1"]).succeeded().text();

@@ -6,7 +6,7 @@ use refrain_media::sequence::{FrameRate, SequenceFormat};
 use refrain_media::{Picture, Rgb};
 use refrain_morph::memory::Rung;
 use refrain_morph::pace::{Ease, Place, places};
-use refrain_morph::schedule::Parts;
+use refrain_morph::schedule::{Parts, Turns};
 use refrain_morph::text::{RELIABLE, RELIABLE_BUILTIN, RELIABLE_BUILTIN_UNET};
 use refrain_morph::{Inverter, MorphError, Settings};
 use refrain_ops::Precision;
