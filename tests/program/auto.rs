@@ -30,7 +30,7 @@ fn the_default_is_the_router_proven_harmless_and_off_is_off() {
     assert_ne!(with, without);
     let squares = with.iter().zip(&without).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
     let decibels = 10.0 * (255.0f64.powi(2) * with.len() as f64 / squares.sum::<f64>()).log10();
-    assert!(decibels > 28.0, "{decibels} dB is visible");
+    assert!(decibels > 30.0, "{decibels} dB is visible");
     // The picture names the router itself: whatever `auto` comes to later, this is how it was made.
     let spelling = recipe(&folder, "x.png").to_string();
     assert!(spelling.contains("router:budget="), "{spelling}");

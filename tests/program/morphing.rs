@@ -242,7 +242,7 @@ fn deep_printed_and_animated_pictures_are_taken_as_they_look() {
     pictures(&folder);
     std::fs::write(folder.path("ink.jpg"), include_bytes!("pictures/cmyk.jpg")).unwrap();
     folder.write("deep.png", deep_png());
-    morph(&folder, &["a.png", "b.png", "-o", "moving.gif", "--frames", "3"]).succeeded();
+    morph(&folder, &["b.png", "a.png", "-o", "moving.gif", "--frames", "3"]).succeeded();
     let morphed = |second: &str, name: &str| {
         let outcome = morph(&folder, &["a.png", second, "-o", name, "--frames", "3"]).succeeded();
         (frames(&folder, name, 3)[2].clone(), outcome.stderr)
@@ -380,8 +380,7 @@ fn pairs_are_morphed_judged_and_timed_side_by_side() {
     let model = tiny_model();
     let model = model.to_str().unwrap();
     let bench = |more: &[&str]| {
-        let line =
-            ["bench", "morph", "pairs.tsv", "-m", model, "--judge", model, "--steps", "4", "-q", "-o", "table.md"];
+        let line = ["bench", "morph", "pairs.tsv", "-m", model, "--judge", model, "--steps", "4", "-o", "table.md"];
         folder.run(&[&line, more].concat())
     };
     let found = bench(&["--frames", "4", "--cache", "interval:n=2", "--anchor-gate", "-1"]).succeeded().text();

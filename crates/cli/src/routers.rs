@@ -9,7 +9,7 @@ pub(crate) const DEFAULT_BUDGET: f64 = 0.5;
 /// Pictures that a router must have been validated on before it is taken unasked.
 const ENOUGH_PICTURES: usize = 32;
 /// Harm that nobody sees, in decibels to the uncached picture: half of the pictures, 19 of 20, every one of them.
-const INVISIBLE: [f64; 3] = [36.0, 30.0, 28.0];
+const INVISIBLE: [f64; 3] = [36.0, 30.0, 30.0];
 
 macro_rules! embedded {
     ($($name:literal),+ $(,)?) => {
@@ -25,6 +25,7 @@ static PLANS: &[&[u8]] = embedded![
     "emoji/routers/ddim-20-0.65",
     "emoji/routers/ddim-20-0.5",
     "emoji/routers/ddim-20-0.35",
+    "emoji/routers/ddim-20-0.3",
     "emoji/routers/ddim-20-0.25",
     "emoji/routers/ddim-50-0.33",
     "emoji/routers/ddim-50-0.2",
@@ -157,13 +158,13 @@ mod tests {
         for thriftier in fitting(&run()).filter(|plan| plan.computed_share() < chosen.computed_share()) {
             assert!(!thriftier.header().validation.is_some_and(invisible), "{}", described(&thriftier));
         }
-        let good = Validation { pictures: 64, median: 36.0, fifth_percentile: 30.0, worst: 28.0 };
+        let good = Validation { pictures: 64, median: 36.0, fifth_percentile: 30.0, worst: 30.0 };
         assert!(invisible(good));
         for bad in [
             Validation { pictures: 8, ..good },
             Validation { median: 35.9, ..good },
             Validation { fifth_percentile: 29.9, ..good },
-            Validation { worst: 27.9, ..good },
+            Validation { worst: 29.9, ..good },
             Validation { median: f64::NAN, ..good },
         ] {
             assert!(!invisible(bad), "{bad:?}");
