@@ -37,6 +37,7 @@ static PLANS: &[&[u8]] = embedded![
     "emoji-unet/routers/ddim-20-0.65",
     "emoji-unet/routers/ddim-20-0.5",
     "emoji-unet/routers/ddim-20-0.35",
+    "emoji-unet/routers/ddim-25-unguided-0.35",
 ];
 
 fn all() -> impl Iterator<Item = Plan> {
