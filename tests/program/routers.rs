@@ -36,7 +36,10 @@ fn both_methods_train_plans_that_replay() {
     let train = [&["train", "router", "-p", "a", "-p", "b c", "-o", "r-{budget}.plan.safetensors"][..], &run].concat();
     for (options, names) in [
         (&["--budgets", "0.7,0.5"][..], &["r-0.7.plan.safetensors", "r-0.5.plan.safetensors"][..]),
-        (&["--budget", "0.6", "--method", "harmonica", "--iterations", "10"], &["r-0.6.plan.safetensors"]),
+        (
+            &["--budget", "0.6", "--method", "harmonica", "--cost", "flops", "--iterations", "10"],
+            &["r-0.6.plan.safetensors"],
+        ),
     ] {
         folder.run(&[&train[..], options].concat()).succeeded();
         for name in names {
