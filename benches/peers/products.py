@@ -6,7 +6,7 @@
 
 A figure is the best of all repetitions of its kind; a ratio is refrain's rate over PyTorch's. PyTorch in bf16 is the better
 of `linear` and oneDNN's own packed-weight product; it starts from bf16 activations, refrain from f32 (it rounds them on the
-way and writes f32).
+way and writes f32). --onednn names the program made of `onednn.c`: oneDNN alone, through its C interface.
 """
 
 import argparse
@@ -60,21 +60,26 @@ def torch_products(rows, inputs, outputs, dtype):
     return ways
 
 
-def compare(refrain, layer, dtype, rounds):
-    """Best seconds of refrain and of PyTorch, in turn."""
+def compare(refrain, onednn, layer, dtype, rounds):
+    """Rates of refrain, of PyTorch and of oneDNN (`None` where it cannot), in turn."""
     _, rows, inputs, outputs = layer
     flops = 2 * rows * inputs * outputs
     repetitions = max(2, min(100, int(1e10 / flops)))
-    refrain.ask(f"layer {rows} {inputs} {outputs} {'bf16' if dtype == torch.bfloat16 else 'f32'}")
+    command = f"layer {rows} {inputs} {outputs} {'bf16' if dtype == torch.bfloat16 else 'f32'}"
+    refrain.ask(command)
+    alone = onednn is not None and onednn.ask(command) == "ready"
     ways = torch_products(rows, inputs, outputs, dtype)
-    ours, theirs = [], []
+    ours, theirs, packed = [], [], []
     for _ in range(rounds):
         # The peer's threads spin for a while after their work: not in refrain's turn.
         time.sleep(0.02)
         ours += refrain.run(repetitions)
         for way in ways:
             theirs += timed(way, repetitions)
-    return flops / min(ours) / 1e9, flops / min(theirs) / 1e9
+        if alone:
+            time.sleep(0.02)
+            packed += onednn.run(repetitions)
+    return [flops / min(seconds) / 1e9 if seconds else None for seconds in (ours, theirs, packed)]
 
 
 def int8(refrain, layer, rounds):
@@ -88,6 +93,7 @@ def int8(refrain, layer, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the example `products`, built in release mode")
+    parser.add_argument("--onednn", help="the program made of onednn.c")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--machine", default="", help="words for the table's head, such as `2-core AMD Zen 4, AVX512-BF16`")
     parser.add_argument("--output", help="file for the table; standard output if not given")
@@ -95,6 +101,7 @@ def main():
 
     torch.set_grad_enabled(False)
     refrain = Refrain(arguments.program)
+    onednn = Refrain(arguments.onednn) if arguments.onednn else None
     lines = [
         "# Matrix products beside PyTorch",
         "",
@@ -103,14 +110,15 @@ def main():
         f"Multipliers at most: f32 {float(refrain.ask('ceiling f32')):.0f}, "
         f"bf16 {float(refrain.ask('ceiling bf16')):.0f}.",
         "",
-        "| layer | rows x inputs x outputs | refrain bf16 | PyTorch bf16 | ratio | refrain f32 | PyTorch f32 | ratio | refrain int8 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| layer | rows x inputs x outputs | refrain bf16 | PyTorch bf16 | ratio | oneDNN bf16 "
+        "| refrain f32 | PyTorch f32 | ratio | oneDNN f32 | refrain int8 |",
+        "|" + "---|" * 11,
     ]
     for layer in LAYERS:
         cells = []
         for dtype in (torch.bfloat16, torch.float32):
-            ours, theirs = compare(refrain, layer, dtype, arguments.rounds)
-            cells += [f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}"]
+            ours, theirs, alone = compare(refrain, onednn, layer, dtype, arguments.rounds)
+            cells += [f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", f"{alone:.0f}" if alone else "–"]
         cells.append(f"{int8(refrain, layer, arguments.rounds):.0f}")
         name, rows, inputs, outputs = layer
         lines.append(f"| {name} | {rows}x{inputs}x{outputs} | " + " | ".join(cells) + " |")

@@ -20,7 +20,7 @@ train() {
     shift
     [ -f "$out/$name.plan.safetensors" ] || "$refrain" train router --method harmonica --steps "$steps" --threads 1 \
         --sampling-method ddim --cfg-scale 4 --cost flops --budget "$budget" --iterations "$iterations" \
-        --refresh $((iterations / 2)) -o "$out/$name.plan.safetensors" "$@"
+        --refresh $((iterations / 3)) -o "$out/$name.plan.safetensors" "$@"
 }
 
 # The published method with decisions that harden in the last third; every other line changes one thing.

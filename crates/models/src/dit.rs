@@ -2,6 +2,8 @@
 
 mod config;
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use refrain_cache::{Context, Site};
@@ -24,7 +26,8 @@ use crate::{
 /// Epsilon of the attention's and the last norm, whatever the configuration says of the others.
 const EPSILON: f64 = 1e-6;
 
-/// Timestep and class to one vector. Every block has its own.
+/// Timestep and class to one vector. The layout gives every block its own, but those of a converted original are copies of
+/// one (arXiv 2212.09748 has one), which is then held once.
 #[derive(Debug)]
 struct Conditioner {
     timestep: SinusoidalEmbedder,
@@ -55,7 +58,7 @@ impl Conditioner {
 struct Block {
     index: usize,
     epsilon: f64,
-    conditioner: Conditioner,
+    conditioner: Arc<Conditioner>,
     modulation: Linear,
     attention: SelfAttention,
     feed_forward_norm: Option<NormAffine>,
@@ -63,19 +66,27 @@ struct Block {
 }
 
 impl Block {
+    /// Block `index` of those at `blocks`; `first` is the first one's conditioner.
     fn load(
-        weights: &Weights,
+        blocks: &Weights,
         config: &DitConfig,
-        index: usize,
+        (index, first): (usize, &Arc<Conditioner>),
         precision: Precision,
     ) -> std::result::Result<Self, ModelError> {
         let width = config.width();
+        let weights = blocks.at(index);
         let norm1 = weights.at("norm1");
+        let embedding = norm1.at("emb");
+        let conditioner = if embedding.equals(&blocks.at("0.norm1.emb"))? {
+            first.clone()
+        } else {
+            Arc::new(Conditioner::load(&embedding, config)?)
+        };
         let edge = edge_precision(precision);
         Ok(Self {
             index,
             epsilon: config.norm_epsilon,
-            conditioner: Conditioner::load(&norm1.at("emb"), config)?,
+            conditioner,
             modulation: linear(&norm1.at("linear"), (width, 6 * width), true, edge)?,
             attention: SelfAttention::load(&weights.at("attn1"), config.attention(), precision)?,
             feed_forward_norm: NormAffine::load(&weights.at("norm3"), width, config.norm_affine)?,
@@ -132,13 +143,14 @@ impl Dit {
         let positions = GridPositions::new(width, config.sample_size / config.patch_size, 1.0);
         let stored = (config.in_channels, config.patch_size);
         let blocks = weights.at("transformer_blocks");
+        let first = Arc::new(Conditioner::load(&blocks.at("0.norm1.emb"), config)?);
         let shape =
             OutputShape { width, patch: config.patch_size, kept: config.in_channels, stored: config.out_channels };
         Ok(Self {
             patches: PatchEmbedding::load(&weights.at("pos_embed"), stored, (width, positions), edge)?,
             blocks: (0..config.layers)
                 .into_par_iter()
-                .map(|index| Block::load(&blocks.at(index), config, index, precision))
+                .map(|index| Block::load(&blocks, config, (index, &first), precision))
                 .collect::<std::result::Result<_, _>>()?,
             output_modulation: linear(&weights.at("proj_out_1"), (width, 2 * width), true, edge)?,
             output: output_linear(&weights.at("proj_out_2"), shape, edge)?,

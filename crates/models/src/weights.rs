@@ -122,6 +122,33 @@ impl Weights {
     pub fn tensor_f32(&self, name: impl Display, expected: &[usize]) -> Result<Tensor, ModelError> {
         Ok(self.tensor(name, expected)?.to_dtype(DType::F32)?)
     }
+
+    /// Whether everything at and below this place equals what `other` has under the same names.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn equals(&self, other: &Self) -> Result<bool, ModelError> {
+        let below = |place: &Self| -> std::collections::BTreeSet<String> {
+            let start = place.name("");
+            place.source.names().iter().filter_map(|name| name.strip_prefix(&start)).map(str::to_owned).collect()
+        };
+        let names = below(self);
+        if names != below(other) {
+            return Ok(false);
+        }
+        for name in names {
+            let (here, there) = (self.source.read(&self.name(&name))?, other.source.read(&other.name(&name))?);
+            if here.dims() != there.dims() || here.dtype() != there.dtype() {
+                return Ok(false);
+            }
+            // As they are loaded; what is not a number equals nothing.
+            let different = here.to_dtype(DType::F32)?.ne(&there.to_dtype(DType::F32)?)?;
+            if different.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? > 0.0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// A source whose tensors are asked for by other names than it stores.
@@ -179,6 +206,21 @@ mod tests {
         assert!(place.contains("weight") && !place.contains("bias"));
         assert_eq!(place.tensor_f32("weight", &[2, 3])?.dtype(), DType::F32);
         assert_eq!((place.parameters(), weights()?.at("bl").parameters()), (10, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn places_are_equal_when_names_shapes_and_values_are() -> Result<(), ModelError> {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu);
+        let place = |values: &[f32], name: &str| -> Result<Weights, ModelError> {
+            let tensors = [("a.b.weight", tensor(&[1.0, 2.0])?), (name, tensor(values)?)];
+            Ok(Weights::from_tensors(tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()))
+        };
+        let same = |weights: Weights| weights.at("a").equals(&weights.at("c"));
+        assert!(same(place(&[1.0, 2.0], "c.b.weight")?)?);
+        assert!(!same(place(&[1.0, 3.0], "c.b.weight")?)?, "another value");
+        assert!(!same(place(&[1.0], "c.b.weight")?)?, "another shape");
+        assert!(!same(place(&[1.0, 2.0], "c.weight")?)?, "another name");
         Ok(())
     }
 

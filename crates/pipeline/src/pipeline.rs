@@ -78,6 +78,7 @@ impl Pipeline {
     /// # Errors
     /// One line that names the file, the field or the tensor, and what was expected.
     pub fn load(source: &ModelSource, options: LoadOptions) -> Result<Self> {
+        let _loading = refrain_ops::memory::Loading::begin();
         let index = ModelIndex::read(source)?;
         if index.class == PipelineClass::Wan {
             return Err(

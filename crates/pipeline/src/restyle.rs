@@ -51,6 +51,7 @@ impl RestylePipeline {
     /// # Errors
     /// One line that names the file, the field or the tensor, and what was expected.
     pub fn load(source: &ModelSource, options: LoadOptions) -> Result<Self> {
+        let _loading = refrain_ops::memory::Loading::begin();
         let index = config(source, "model_index.json")?;
         if index.text("_class_name", "")? != CLASS {
             let problem = format!("`_class_name` is `{}`, expected {CLASS}", index.text("_class_name", "")?);

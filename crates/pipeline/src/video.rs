@@ -129,6 +129,7 @@ impl VideoPipeline {
     /// # Errors
     /// One line that names the file, the field or the tensor, and what was expected.
     pub fn load(source: &ModelSource, options: LoadOptions) -> Result<Self> {
+        let _loading = refrain_ops::memory::Loading::begin();
         const CONFIG: &str = "transformer/config.json";
         let index = ModelIndex::read(source)?;
         if index.class != PipelineClass::Wan {
