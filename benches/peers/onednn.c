@@ -23,20 +23,17 @@ static void check(dnnl_status_t status, const char *what) {
     }
 }
 
-#if DNNL_VERSION_MAJOR < 3
 typedef dnnl_memory_desc_t description;
+
+/* A description is a struct and handed over by its address in oneDNN 2, and a handle in oneDNN 3. */
+#if DNNL_VERSION_MAJOR < 3
+#define HANDED(of) (of)
 static description describe(int64_t rows, int64_t columns, dnnl_data_type_t type, dnnl_format_tag_t tag) {
     dnnl_dims_t dims = {rows, columns};
     description made;
     check(dnnl_memory_desc_init_by_tag(&made, 2, dims, type, tag), "a description");
     return made;
 }
-static dnnl_memory_t hold(const description *of) {
-    dnnl_memory_t made;
-    check(dnnl_memory_create(&made, of, engine, DNNL_MEMORY_ALLOCATE), "memory");
-    return made;
-}
-static size_t size(const description *of) { return dnnl_memory_desc_get_size(of); }
 static dnnl_primitive_desc_t product(description *source, description *weights, description *bias, description *target) {
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_desc_t made;
@@ -46,31 +43,14 @@ static dnnl_primitive_desc_t product(description *source, description *weights, 
 static description wanted_weights(dnnl_primitive_desc_t of) {
     return *dnnl_primitive_desc_query_md(of, dnnl_query_weights_md, 0);
 }
-static void pack(const description *plain, dnnl_memory_t from, const description *packed, dnnl_memory_t to) {
-    dnnl_primitive_desc_t reorder;
-    dnnl_primitive_t primitive;
-    check(dnnl_reorder_primitive_desc_create(&reorder, plain, engine, packed, engine, NULL), "packing");
-    check(dnnl_primitive_create(&primitive, reorder), "packing");
-    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
-    check(dnnl_primitive_execute(primitive, stream, 2, arguments), "packing");
-    check(dnnl_stream_wait(stream), "packing");
-    dnnl_primitive_destroy(primitive);
-    dnnl_primitive_desc_destroy(reorder);
-}
 #else
-typedef dnnl_memory_desc_t description;
+#define HANDED(of) (*(of))
 static description describe(int64_t rows, int64_t columns, dnnl_data_type_t type, dnnl_format_tag_t tag) {
     dnnl_dims_t dims = {rows, columns};
     description made;
     check(dnnl_memory_desc_create_with_tag(&made, 2, dims, type, tag), "a description");
     return made;
 }
-static dnnl_memory_t hold(const description *of) {
-    dnnl_memory_t made;
-    check(dnnl_memory_create(&made, *of, engine, DNNL_MEMORY_ALLOCATE), "memory");
-    return made;
-}
-static size_t size(const description *of) { return dnnl_memory_desc_get_size(*of); }
 static dnnl_primitive_desc_t product(description *source, description *weights, description *bias, description *target) {
     dnnl_primitive_desc_t made;
     dnnl_status_t status = dnnl_matmul_primitive_desc_create(&made, engine, *source, *weights, *bias, *target, NULL);
@@ -81,18 +61,25 @@ static description wanted_weights(dnnl_primitive_desc_t of) {
     check(dnnl_memory_desc_clone(&made, dnnl_primitive_desc_query_md(of, dnnl_query_weights_md, 0)), "a description");
     return made;
 }
-static void pack(const description *plain, dnnl_memory_t from, const description *packed, dnnl_memory_t to) {
-    dnnl_primitive_desc_t reorder;
-    dnnl_primitive_t primitive;
-    check(dnnl_reorder_primitive_desc_create(&reorder, *plain, engine, *packed, engine, NULL), "packing");
-    check(dnnl_primitive_create(&primitive, reorder), "packing");
-    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
-    check(dnnl_primitive_execute(primitive, stream, 2, arguments), "packing");
-    check(dnnl_stream_wait(stream), "packing");
-    dnnl_primitive_destroy(primitive);
-    dnnl_primitive_desc_destroy(reorder);
-}
 #endif
+
+static dnnl_memory_t hold(const description *of) {
+    dnnl_memory_t made;
+    check(dnnl_memory_create(&made, HANDED(of), engine, DNNL_MEMORY_ALLOCATE), "memory");
+    return made;
+}
+
+static void pack(const description *plain, dnnl_memory_t from, const description *packed, dnnl_memory_t to) {
+    dnnl_primitive_desc_t described;
+    dnnl_primitive_t reorder;
+    check(dnnl_reorder_primitive_desc_create(&described, HANDED(plain), engine, HANDED(packed), engine, NULL), "packing");
+    check(dnnl_primitive_create(&reorder, described), "packing");
+    dnnl_exec_arg_t ends[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
+    check(dnnl_primitive_execute(reorder, stream, 2, ends), "packing");
+    check(dnnl_stream_wait(stream), "packing");
+    dnnl_primitive_destroy(reorder);
+    dnnl_primitive_desc_destroy(described);
+}
 
 /* A product that is ready to run. */
 static dnnl_primitive_t primitive;
@@ -103,7 +90,7 @@ static dnnl_memory_t filled(const description *of, dnnl_data_type_t type) {
     dnnl_memory_t made = hold(of);
     void *data;
     check(dnnl_memory_get_data_handle(made, &data), "memory");
-    size_t bytes = size(of);
+    size_t bytes = dnnl_memory_desc_get_size(HANDED(of));
     uint32_t state = 1;
     for (size_t at = 0; at + (type == dnnl_f32 ? 4 : 2) <= bytes; at += type == dnnl_f32 ? 4 : 2) {
         state = state * 1664525u + 1013904223u;

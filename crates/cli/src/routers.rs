@@ -1,5 +1,5 @@
 //! The routers inside the binary: plans learned for the project's own models, found by what they were trained for and by
-//! their budget. Their cards lie beside them: `weights/emoji/routers/README.md`, `weights/emoji-unet/routers/README.md`.
+//! their budget. Their cards lie beside them, in `weights/*/routers/README.md`.
 
 use refrain_cache::{Plan, PlanHeader, RunHeader, Validation};
 
@@ -38,6 +38,7 @@ static PLANS: &[&[u8]] = embedded![
     "emoji-unet/routers/ddim-20-0.5",
     "emoji-unet/routers/ddim-20-0.35",
     "emoji-unet/routers/ddim-25-unguided-0.35",
+    "style-video/routers/stream-2-0.5",
 ];
 
 fn all() -> impl Iterator<Item = Plan> {

@@ -57,37 +57,39 @@ pub enum Depth {
     Late,
 }
 
+/// Dimensions of a denoiser that its users ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Name of the family, such as `PixArt`.
+    pub family: &'static str,
+    /// Channels of the latents that it takes and gives.
+    pub latent_channels: usize,
+    /// Latent sides must be multiples of this.
+    pub patch_size: usize,
+    /// Latent side it was trained for: the default size of a picture.
+    pub sample_size: usize,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// All its parameters.
+    pub parameters: usize,
+}
+
 /// A network that predicts noise, velocity or a clean picture from noisy latents.
 pub trait Denoiser: Send + Sync {
-    /// Name of the family, such as `PixArt`.
-    fn family(&self) -> &'static str;
-
-    /// Channels of the latents that it takes and gives.
-    fn latent_channels(&self) -> usize;
-
-    /// Latent sides must be multiples of this.
-    fn patch_size(&self) -> usize;
-
-    /// Latent side it was trained for: the default size of a picture.
-    fn sample_size(&self) -> usize;
-
-    /// Number of blocks.
-    fn blocks(&self) -> usize;
+    /// What does not change from one evaluation to the next.
+    fn facts(&self) -> Facts;
 
     /// Where in the network a site lies.
     fn depth(&self, site: Site) -> Depth {
         if site.part == Part::Model {
             return Depth::Late;
         }
-        match 3 * usize::from(site.block) / self.blocks().max(1) {
+        match 3 * usize::from(site.block) / self.facts().blocks.max(1) {
             0 => Depth::Early,
             1 => Depth::Middle,
             _ => Depth::Late,
         }
     }
-
-    /// All its parameters.
-    fn parameters(&self) -> usize;
 
     /// The sites of one evaluation, in order of execution.
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo>;
@@ -95,7 +97,7 @@ pub trait Denoiser: Send + Sync {
     /// Sites that enclose others, which `sites` does not list: their parameters and operations are those of what they
     /// enclose, and not counted again.
     fn enclosing_sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {
-        vec![SiteInfo::enclosing(Site::model(), self.latent_channels() * shape.height * shape.width)]
+        vec![SiteInfo::enclosing(Site::model(), self.facts().latent_channels * shape.height * shape.width)]
     }
 
     /// Operations of one evaluation for one row; more than the sum over the sites by what is not cacheable.

@@ -12,7 +12,7 @@ use refrain_ops::{Linear, Precision, TimestepEmbeddingOptions, gate_residual, la
 pub use config::DitConfig;
 
 use crate::{
-    denoiser::{Conditions, Denoiser, LatentShape, SiteInfo},
+    denoiser::{Conditions, Denoiser, Facts, LatentShape, SiteInfo},
     error::ModelError,
     modulation::{Modulation, NormAffine},
     position::GridPositions,
@@ -205,28 +205,15 @@ impl Dit {
 }
 
 impl Denoiser for Dit {
-    fn family(&self) -> &'static str {
-        "DiT"
-    }
-
-    fn latent_channels(&self) -> usize {
-        self.config.in_channels
-    }
-
-    fn patch_size(&self) -> usize {
-        self.config.patch_size
-    }
-
-    fn sample_size(&self) -> usize {
-        self.config.sample_size
-    }
-
-    fn blocks(&self) -> usize {
-        self.blocks.len()
-    }
-
-    fn parameters(&self) -> usize {
-        self.parameters
+    fn facts(&self) -> Facts {
+        Facts {
+            family: "DiT",
+            latent_channels: self.config.in_channels,
+            patch_size: self.config.patch_size,
+            sample_size: self.config.sample_size,
+            blocks: self.blocks.len(),
+            parameters: self.parameters,
+        }
     }
 
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {

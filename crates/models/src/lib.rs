@@ -26,7 +26,7 @@ mod weights;
 
 pub use config::ConfigFile;
 pub use cross_attention::TextStates;
-pub use denoiser::{Conditions, Denoiser, Depth, LatentShape, SiteInfo};
+pub use denoiser::{Conditions, Denoiser, Depth, Facts, LatentShape, SiteInfo};
 pub use error::ModelError;
 pub use position::GridPositions;
 pub use transformer::FeedForwardKind;

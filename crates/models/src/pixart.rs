@@ -14,7 +14,7 @@ pub(crate) use config::{channels, check_width};
 
 use crate::{
     cross_attention::{TextStates, mask_bias},
-    denoiser::{Conditions, Denoiser, LatentShape, SiteInfo},
+    denoiser::{Conditions, Denoiser, Facts, LatentShape, SiteInfo},
     error::ModelError,
     modulation::Modulation,
     position::GridPositions,
@@ -212,28 +212,15 @@ fn load_size(
 }
 
 impl Denoiser for PixArt {
-    fn family(&self) -> &'static str {
-        "PixArt"
-    }
-
-    fn latent_channels(&self) -> usize {
-        self.config.in_channels
-    }
-
-    fn patch_size(&self) -> usize {
-        self.config.patch_size
-    }
-
-    fn sample_size(&self) -> usize {
-        self.config.sample_size
-    }
-
-    fn blocks(&self) -> usize {
-        self.blocks.len()
-    }
-
-    fn parameters(&self) -> usize {
-        self.parameters
+    fn facts(&self) -> Facts {
+        Facts {
+            family: "PixArt",
+            latent_channels: self.config.in_channels,
+            patch_size: self.config.patch_size,
+            sample_size: self.config.sample_size,
+            blocks: self.blocks.len(),
+            parameters: self.parameters,
+        }
     }
 
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {

@@ -23,7 +23,7 @@ use units::{DownUnit, Layer, LayerPlace, Numbers, Told, UpUnit, Work};
 
 use crate::{
     cross_attention::TextStates,
-    denoiser::{Conditions, Denoiser, Depth, LatentShape, SiteInfo},
+    denoiser::{Conditions, Denoiser, Depth, Facts, LatentShape, SiteInfo},
     error::ModelError,
     transformer::{SinusoidalEmbedder, edge_precision},
     weights::Weights,
@@ -267,24 +267,15 @@ fn load_up(
 }
 
 impl Denoiser for Unet {
-    fn family(&self) -> &'static str {
-        "U-Net"
-    }
-
-    fn latent_channels(&self) -> usize {
-        self.config.channels
-    }
-
-    fn patch_size(&self) -> usize {
-        1
-    }
-
-    fn sample_size(&self) -> usize {
-        self.config.sample_size
-    }
-
-    fn blocks(&self) -> usize {
-        self.layers
+    fn facts(&self) -> Facts {
+        Facts {
+            family: "U-Net",
+            latent_channels: self.config.channels,
+            patch_size: 1,
+            sample_size: self.config.sample_size,
+            blocks: self.layers,
+            parameters: self.parameters,
+        }
     }
 
     fn depth(&self, site: Site) -> Depth {
@@ -302,10 +293,6 @@ impl Denoiser for Unet {
         } else {
             Depth::Late
         }
-    }
-
-    fn parameters(&self) -> usize {
-        self.parameters
     }
 
     fn sites(&self, shape: &LatentShape) -> Vec<SiteInfo> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::blend::{lerp, slerp};
 use crate::error::{MorphError, Result};
-use crate::pace::evened;
+use crate::preview::preview_positions;
 use crate::similarity::{Backbone, similarity};
 
 /// Sharpening of the global term.
@@ -85,7 +85,7 @@ fn root_mean_square(first: &[f32], second: &[f32]) -> f64 {
 pub enum Pace<'a> {
     /// Equal steps of the mixture: the baselines as usually defined.
     Uniform,
-    /// Equal steps to a backbone's eye, measured on the evenly mixed sequence.
+    /// Equal steps to a backbone's eye, measured on previews as the morph's own pace is.
     Even(&'a Backbone<'a>),
 }
 
@@ -99,8 +99,10 @@ impl Pace<'_> {
         match self {
             Self::Uniform => all(uniform),
             Self::Even(backbone) => {
-                let distances = backbone.steps(&all(uniform.clone())?)?;
-                all(uniform.into_iter().map(|share| evened(share, &distances)).collect())
+                let previews = all(preview_positions().collect())?;
+                let unlike = backbone.unlikeness((&made(0.0)?, &made(1.0)?), &previews)?;
+                let inner = unlike.paced(uniform.get(1..count.saturating_sub(1)).unwrap_or_default());
+                all([0.0].into_iter().chain(inner).chain([1.0]).collect())
             }
         }
     }

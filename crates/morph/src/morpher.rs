@@ -128,7 +128,7 @@ impl<'a> Morpher<'a> {
         };
         let shape = pipeline.latent_shape(size.0, size.1, 0)?;
         let denoiser = pipeline.denoiser();
-        let patch = denoiser.patch_size();
+        let patch = denoiser.facts().patch_size;
         let schedule = |steps: usize| {
             // Clamping of the estimate cannot be inverted, and latents have no range to clamp to.
             let config = SchedulerConfig { clip_sample: Some(false), ..pipeline.scheduler().clone() };
@@ -146,7 +146,7 @@ impl<'a> Morpher<'a> {
         sites.extend(denoiser.enclosing_sites(&shape));
         Ok(Self {
             sites: sites.into_iter().map(|info| (info, denoiser.depth(info.site))).collect(),
-            latent_values: denoiser.latent_channels() * shape.height * shape.width,
+            latent_values: denoiser.facts().latent_channels * shape.height * shape.width,
             pipeline,
             size,
             inversion,
@@ -187,7 +187,7 @@ impl<'a> Morpher<'a> {
     /// Rows and columns of the tokens that a picture's latents become.
     pub(crate) fn token_grid(&self) -> Result<(usize, usize)> {
         let shape = self.pipeline.latent_shape(self.size.0, self.size.1, 0)?;
-        let patch = self.pipeline.denoiser().patch_size();
+        let patch = self.pipeline.denoiser().facts().patch_size;
         Ok((shape.height / patch, shape.width / patch))
     }
 

@@ -120,24 +120,99 @@ pub fn places(frames: usize, seconds: &[f64], ease: Ease, open: bool) -> Result<
     Ok(found)
 }
 
-/// Moves the frames of one segment so that successive distances are equal, given distances measured between previews at
-/// evenly spaced positions 0, 1/n, …, 1: the inverse of the piecewise linear path length.
-pub fn evened(position: f64, distances: &[f64]) -> f64 {
-    let total: f64 = distances.iter().sum();
-    // The ends stay, to the last bit.
-    if distances.is_empty() || total <= 0.0 || !total.is_finite() || position <= 0.0 || position >= 1.0 {
-        return position;
-    }
-    let mut left = position.clamp(0.0, 1.0) * total;
-    for (index, &distance) in distances.iter().enumerate() {
-        if left <= distance || index + 1 == distances.len() {
-            let within = if distance > 0.0 { (left / distance).min(1.0) } else { 0.0 };
-            return (index as f64 + within) / distances.len() as f64;
-        }
-        left -= distance;
-    }
-    position
+/// How unlike the frames along one segment are, known at previews: what even pace goes by.
+///
+/// Distances of neighbouring previews do not add up to those of frames further apart (each holds what the model makes anew
+/// in any frame), so all pairs are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unlikeness {
+    /// Distances of previews at evenly spaced positions 0, 1/n, …, 1, `[preview][preview]`.
+    pub pairs: Vec<Vec<f64>>,
+    /// Distances of the previews from the keyframe that the segment begins with; even the preview at 0 is not the picture.
+    pub from_first: Vec<f64>,
+    /// Distances of the previews from the keyframe that it ends with.
+    pub to_last: Vec<f64>,
 }
+
+impl Unlikeness {
+    /// Between the frames at two positions in 0..=1, `a` before `b`, linear between previews.
+    fn between(&self, a: f64, b: f64) -> f64 {
+        let ((i, u), (j, v)) = (self.cell(a), self.cell(b));
+        let pair = |i: usize, j: usize| self.pairs.get(i).and_then(|row| row.get(j)).copied().unwrap_or(0.0);
+        if i == j {
+            // Nothing lies between the previews: the way from one to the next, shared out.
+            return (v - u).abs() * pair(i, i + 1);
+        }
+        let row = |i: usize| (1.0 - v) * pair(i, j) + v * pair(i, j + 1);
+        (1.0 - u) * row(i) + u * row(i + 1)
+    }
+
+    /// The preview before a position, and the share of the way to the next.
+    fn cell(&self, position: f64) -> (usize, f64) {
+        let cells = self.pairs.len().saturating_sub(1).max(1);
+        let place = position.clamp(0.0, 1.0) * cells as f64;
+        let index = (place as usize).min(cells - 1);
+        (index, place - index as f64)
+    }
+
+    fn from_end(&self, distances: &[f64], position: f64) -> f64 {
+        let (index, share) = self.cell(position);
+        let at = |index: usize| distances.get(index).copied().unwrap_or(0.0);
+        (1.0 - share) * at(index) + share * at(index + 1)
+    }
+
+    /// Positions for the frames between two keyframes, whose steps are to be in proportion to those between `wanted`,
+    /// positions in 0..1 that ascend: of all positions on a fine grid those with the least sum of step² / wanted,
+    /// found by dynamic programming.
+    pub fn paced(&self, wanted: &[f64]) -> Vec<f64> {
+        let (count, finest) = (wanted.len(), 64);
+        let known = self.pairs.iter().flatten().chain(&self.from_first).chain(&self.to_last);
+        if count == 0 || self.pairs.len() < 2 || !known.clone().all(|value| value.is_finite()) {
+            return wanted.to_vec();
+        }
+        if known.sum::<f64>() <= 0.0 {
+            return wanted.to_vec();
+        }
+        let grid: Vec<f64> = grid(finest.max(4 * count));
+        let share = |frame: usize| {
+            let before = frame.checked_sub(1).and_then(|before| wanted.get(before)).copied().unwrap_or(0.0);
+            (wanted.get(frame).copied().unwrap_or(1.0) - before).max(1e-9)
+        };
+        let cost = |distance: f64, frame: usize| (distance / share(frame)).powi(2) * share(frame);
+        let mut least: Vec<f64> =
+            grid.iter().map(|&position| cost(self.from_end(&self.from_first, position), 0)).collect();
+        // For each frame after the first and each position, the position of the frame before.
+        let mut before: Vec<Vec<usize>> = Vec::with_capacity(count);
+        for frame in 1..count {
+            let best = |here: usize| {
+                let ways =
+                    (0..here).map(|there| (least[there] + cost(self.between(grid[there], grid[here]), frame), there));
+                ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
+            };
+            let found: Vec<(f64, usize)> = (0..grid.len()).map(best).collect();
+            least = found.iter().map(|way| way.0).collect();
+            before.push(found.into_iter().map(|way| way.1).collect());
+        }
+        let total = |place: usize| least[place] + cost(self.from_end(&self.to_last, grid[place]), count);
+        let mut place = (0..grid.len()).min_by(|&a, &b| total(a).total_cmp(&total(b))).unwrap_or(0);
+        let mut positions = vec![grid[place]];
+        for row in before.iter().rev() {
+            place = row[place];
+            positions.push(grid[place]);
+        }
+        positions.reverse();
+        positions
+    }
+}
+
+/// Positions inside 0..1, evenly spaced, and one as near to each end as makes no difference: the keyframe as the model
+/// makes it.
+fn grid(steps: usize) -> Vec<f64> {
+    (0..=steps).map(|index| (index as f64 / steps as f64).clamp(NEAR_END, 1.0 - NEAR_END)).collect()
+}
+
+/// Away from 0 and 1, which are the keyframes themselves.
+pub(crate) const NEAR_END: f64 = 1e-6;
 
 #[cfg(test)]
 mod tests {
@@ -163,11 +238,43 @@ mod tests {
         Ok(())
     }
 
+    /// Frames that lie at `at(position)` on a line, distances taken along it, with `jump` between keyframes and previews.
+    fn on_a_line(at: impl Fn(f64) -> f64, jump: f64) -> Unlikeness {
+        let places: Vec<f64> = (0..9).map(|index| at(f64::from(index) / 8.0)).collect();
+        let from = |place: f64| places.iter().map(move |other| (other - place).abs());
+        Unlikeness {
+            pairs: places.iter().map(|&place| from(place).collect()).collect(),
+            from_first: from(places[0]).map(|distance| distance + jump).collect(),
+            to_last: from(places[8]).map(|distance| distance + jump).collect(),
+        }
+    }
+
     #[test]
     fn even_pace_spends_frames_where_the_picture_moves() {
-        assert_eq!(evened(0.5, &[1.0, 1.0]), 0.5);
-        assert!((evened(0.5, &[3.0, 1.0]) - 1.0 / 3.0).abs() < 1e-12);
-        assert_eq!((evened(0.0, &[0.0, 2.0]), evened(1.0, &[2.0, 1.0])), (0.0, 1.0));
-        assert_eq!(evened(0.3, &[0.0, 0.0]), 0.3);
+        let near = |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.02);
+        let even = on_a_line(|position| position, 0.0);
+        assert!(near(&even.paced(&[0.25, 0.5, 0.75]), &[0.25, 0.5, 0.75]), "{:?}", even.paced(&[0.25, 0.5, 0.75]));
+        // Eased positions stay eased.
+        assert!(near(&even.paced(&[0.1, 0.9]), &[0.1, 0.9]), "{:?}", even.paced(&[0.1, 0.9]));
+        // Three quarters of the way lie in the first half.
+        let early = on_a_line(|position| if position < 0.5 { 1.5 * position } else { 0.5 + 0.5 * position }, 0.0);
+        assert!(near(&early.paced(&[0.5]), &[1.0 / 3.0]), "{:?}", early.paced(&[0.5]));
+        // A jump at the ends takes its share: frames 1 and 4 move towards the keyframes.
+        let torn = on_a_line(|position| position, 0.2).paced(&[0.2, 0.4, 0.6, 0.8]);
+        assert!(torn[0] < 0.1 && torn[3] > 0.9, "{torn:?}");
+        let still = on_a_line(|_| 0.0, 0.0);
+        assert_eq!((still.paced(&[0.3]), even.paced(&[])), (vec![0.3], vec![]));
+    }
+
+    #[test]
+    fn paced_frames_ascend_between_the_keyframes_however_many() {
+        let unlike = on_a_line(|position| position * position, 0.05);
+        for count in [1, 2, 7, 30, 238] {
+            let wanted: Vec<f64> = (1..=count).map(|frame| f64::from(frame) / f64::from(count + 1)).collect();
+            let found = unlike.paced(&wanted);
+            assert_eq!(found.len(), wanted.len());
+            assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
+            assert!(found.iter().all(|&position| position > 0.0 && position < 1.0));
+        }
     }
 }

@@ -72,7 +72,7 @@ impl<'a> Backbone<'a> {
 
     /// What the figures must name.
     pub fn name(&self) -> String {
-        let family = self.pipeline.denoiser().family();
+        let family = self.pipeline.denoiser().facts().family;
         format!("DiffSim-style, {family} {} at timestep {}", self.site, self.timestep)
     }
 

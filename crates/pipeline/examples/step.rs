@@ -32,8 +32,8 @@ impl Evaluation {
         let request = ImageRequest { prompt: "a fox".into(), class_label: Some(207), ..ImageRequest::default() };
         let conditions = pipeline.conditions(&request)?;
         let denoiser = pipeline.denoiser();
-        let side = denoiser.sample_size();
-        let latents = Tensor::zeros((1, denoiser.latent_channels(), side, side), DType::F32, &Device::Cpu)?;
+        let side = denoiser.facts().sample_size;
+        let latents = Tensor::zeros((1, denoiser.facts().latent_channels, side, side), DType::F32, &Device::Cpu)?;
         Ok(Self { pipeline, conditions, latents: (latents + 0.5)? })
     }
 

@@ -115,7 +115,7 @@ impl Pipeline {
 
     /// Unit noise `[1, c, h, w]`, and the stream for what a stochastic sampler draws after it.
     fn first_noise(&self, request: &ImageRequest, size: &PictureSize) -> Result<(Tensor, NoiseStream)> {
-        let shape = [1, self.denoiser().latent_channels(), size.latent_height, size.latent_width];
+        let shape = [1, self.denoiser().facts().latent_channels, size.latent_height, size.latent_width];
         match &request.noise {
             Noise::Seed { seed, kind } => {
                 let mut stream = NoiseStream::new(*kind, *seed);

@@ -165,13 +165,13 @@ impl Pipeline {
 
     /// Height and width in pixels of a picture when none are asked for.
     pub fn default_size(&self) -> (usize, usize) {
-        let side = self.denoiser().sample_size() * self.autoencoder.config().factor();
+        let side = self.denoiser().facts().sample_size * self.autoencoder.config().factor();
         (side, side)
     }
 
     /// Sides of pictures must be multiples of this many pixels.
     pub fn size_multiple(&self) -> usize {
-        self.denoiser().patch_size() * self.autoencoder.config().factor()
+        self.denoiser().facts().patch_size * self.autoencoder.config().factor()
     }
 
     /// SHA-256 over the configurations and tensors of the components that a plan or a picture depends on. Computed when
@@ -221,7 +221,7 @@ impl Pipeline {
     /// If the sampler does not fit the model, or there are too few or too many steps.
     pub fn schedule(&self, request: &ImageRequest) -> Result<Schedule> {
         let size = self.picture_size(request)?;
-        let patch = self.denoiser().patch_size();
+        let patch = self.denoiser().facts().patch_size;
         let tokens = (size.latent_height / patch) * (size.latent_width / patch);
         let sampler = match request.sampler {
             Some(sampler) => sampler,
@@ -237,7 +237,7 @@ impl Pipeline {
     /// Number of values in the tensors of each component folder, as counted in the checkpoint.
     pub fn parameters(&self) -> Vec<(&'static str, usize)> {
         let text = self.text_encoder().map(|text| ("text_encoder", text.parameters()));
-        let others = [(self.family.part(), self.denoiser().parameters()), ("vae", self.autoencoder.parameters())];
+        let others = [(self.family.part(), self.denoiser().facts().parameters), ("vae", self.autoencoder.parameters())];
         text.into_iter().chain(others).collect()
     }
 
@@ -320,7 +320,8 @@ impl Pipeline {
 
     /// Components that each loaded must also fit each other.
     fn check_fit(&self) -> Result<()> {
-        let (denoiser, autoencoder) = (self.denoiser().latent_channels(), self.autoencoder.config().latent_channels);
+        let (denoiser, autoencoder) =
+            (self.denoiser().facts().latent_channels, self.autoencoder.config().latent_channels);
         if denoiser != autoencoder {
             let problem = format!("the denoiser has {denoiser} latent channels, the autoencoder {autoencoder}");
             return Err(PipelineError::Mismatch { first: self.family.part(), second: "vae", problem });

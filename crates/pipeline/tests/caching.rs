@@ -37,7 +37,7 @@ fn texts_prepared_once_serve_all_steps() -> TestResult {
         let schedule = pipeline.schedule(&request)?;
         let mut noise = NoiseStream::new(NoiseKind::Counter, 0);
         let side = 16 / pipeline.autoencoder().config().factor();
-        let unit_noise = noise.normal(&[1, pipeline.denoiser().latent_channels(), side, side])?;
+        let unit_noise = noise.normal(&[1, pipeline.denoiser().facts().latent_channels, side, side])?;
         let latents = schedule.initial_latents(&unit_noise)?;
         let anew = sample(
             &mut |latents, step| {

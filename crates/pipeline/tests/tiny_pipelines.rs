@@ -44,7 +44,7 @@ fn transformer_agrees(pipeline: &Pipeline, expected: &HashMap<String, Tensor>, c
     let timesteps: Vec<f32> = expected["timesteps"].to_vec1()?;
     let output = pipeline.denoiser().denoise(&mut Context::off(), &expected["sample"], &timesteps, conditions)?;
     // A learned variance, the second half of the channels, is dropped.
-    let channels = pipeline.denoiser().latent_channels();
+    let channels = pipeline.denoiser().facts().latent_channels;
     assert_close("transformer", &expected["output"].narrow(1, 0, channels)?, &output, LIMIT)
 }
 

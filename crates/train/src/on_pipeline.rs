@@ -47,7 +47,7 @@ pub fn subject<'a>(
         let size = pipeline
             .latent_shape(request.height.unwrap_or(height), request.width.unwrap_or(width), 0)
             .map_err(model)?;
-        let shape = [1, pipeline.denoiser().latent_channels(), size.height, size.width];
+        let shape = [1, pipeline.denoiser().facts().latent_channels, size.height, size.width];
         let predict = move |cx: &mut Context, latents: &Tensor, step: &StepInfo| {
             let guidance = (&conditions, request.guidance_scale);
             pipeline.predict(cx, latents, step.timestep, guidance).map_err(model)

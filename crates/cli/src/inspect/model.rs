@@ -27,12 +27,12 @@ pub(crate) fn show(options: &InspectOptions) -> anyhow::Result<()> {
     let summary = Summary {
         name: &model.name,
         class: pipeline.class_name(),
-        family: denoiser.family(),
+        family: denoiser.facts().family,
         hash: pipeline.fingerprint()?,
-        blocks: denoiser.blocks(),
-        parameters: denoiser.parameters(),
+        blocks: denoiser.facts().blocks,
+        parameters: denoiser.facts().parameters,
         size: (width, height),
-        latents: (denoiser.latent_channels(), shape.height, shape.width),
+        latents: (denoiser.facts().latent_channels, shape.height, shape.width),
         tokens,
         flops: whole,
         sampler: pipeline
