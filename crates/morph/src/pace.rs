@@ -132,7 +132,12 @@ pub struct Unlikeness {
     pub from_first: Vec<f64>,
     /// Distances of the previews from the keyframe that it ends with.
     pub to_last: Vec<f64>,
+    /// Distance of the two keyframes.
+    pub apart: f64,
 }
+
+/// What a frame that is too like one keyframe for its place costs, beside a step of the wrong size.
+const PROPORTION: f64 = 4.0;
 
 impl Unlikeness {
     /// Between the frames at two positions in 0..=1, `a` before `b`, linear between previews.
@@ -155,59 +160,80 @@ impl Unlikeness {
         (index, place - index as f64)
     }
 
-    fn from_end(&self, distances: &[f64], position: f64) -> f64 {
-        let (index, share) = self.cell(position);
-        let at = |index: usize| distances.get(index).copied().unwrap_or(0.0);
-        (1.0 - share) * at(index) + share * at(index + 1)
-    }
-
-    /// Positions for the frames between two keyframes, whose steps are to be in proportion to those between `wanted`,
-    /// positions in 0..1 that ascend: of all positions on a fine grid those with the least sum of step² / wanted,
-    /// found by dynamic programming.
+    /// Positions for the frames between two keyframes, which are to lie as far along as `wanted`, positions in 0..1 that
+    /// ascend, to the eye that measured: steps in proportion to those between the wanted positions, and each frame as unlike
+    /// either keyframe as its position says (which is what GLCS asks, arXiv 2512.07155). Of all positions on a fine grid
+    /// those with the least sum of squared departures, found by dynamic programming.
     pub fn paced(&self, wanted: &[f64]) -> Vec<f64> {
-        let (count, finest) = (wanted.len(), 64);
-        let known = self.pairs.iter().flatten().chain(&self.from_first).chain(&self.to_last);
-        if count == 0 || self.pairs.len() < 2 || !known.clone().all(|value| value.is_finite()) {
+        let mut known = self.pairs.iter().flatten().chain(&self.from_first).chain(&self.to_last);
+        let moves = known.clone().any(|&distance| distance > 0.0) && known.all(|distance| distance.is_finite());
+        if wanted.is_empty() || self.pairs.len() < 2 || !moves {
             return wanted.to_vec();
         }
-        if known.sum::<f64>() <= 0.0 {
-            return wanted.to_vec();
-        }
-        let grid: Vec<f64> = grid(finest.max(4 * count));
-        let share = |frame: usize| {
-            let before = frame.checked_sub(1).and_then(|before| wanted.get(before)).copied().unwrap_or(0.0);
-            (wanted.get(frame).copied().unwrap_or(1.0) - before).max(1e-9)
+        let grid = grid(wanted.len());
+        let start = |&position: &f64| {
+            let step = self.distance_from(&self.from_first, position);
+            self.uneven(step, wanted, 0) + self.out_of_place(position, wanted, 0)
         };
-        let cost = |distance: f64, frame: usize| (distance / share(frame)).powi(2) * share(frame);
-        let mut least: Vec<f64> =
-            grid.iter().map(|&position| cost(self.from_end(&self.from_first, position), 0)).collect();
+        let mut least: Vec<f64> = grid.iter().map(start).collect();
         // For each frame after the first and each position, the position of the frame before.
-        let mut before: Vec<Vec<usize>> = Vec::with_capacity(count);
-        for frame in 1..count {
-            let best = |here: usize| {
-                let ways =
-                    (0..here).map(|there| (least[there] + cost(self.between(grid[there], grid[here]), frame), there));
-                ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
-            };
-            let found: Vec<(f64, usize)> = (0..grid.len()).map(best).collect();
+        let mut before: Vec<Vec<usize>> = Vec::with_capacity(wanted.len());
+        for frame in 1..wanted.len() {
+            let found: Vec<(f64, usize)> = grid
+                .iter()
+                .enumerate()
+                .map(|(index, &here)| {
+                    let way = |(there, (&position, &spent)): (usize, (&f64, &f64))| {
+                        (spent + self.uneven(self.between(position, here), wanted, frame), there)
+                    };
+                    let ways = grid.iter().zip(&least).enumerate().take(index).map(way);
+                    let (spent, there) = ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0));
+                    (spent + self.out_of_place(here, wanted, frame), there)
+                })
+                .collect();
             least = found.iter().map(|way| way.0).collect();
             before.push(found.into_iter().map(|way| way.1).collect());
         }
-        let total = |place: usize| least[place] + cost(self.from_end(&self.to_last, grid[place]), count);
-        let mut place = (0..grid.len()).min_by(|&a, &b| total(a).total_cmp(&total(b))).unwrap_or(0);
-        let mut positions = vec![grid[place]];
+        let end = |(&position, &spent): (&f64, &f64)| {
+            spent + self.uneven(self.distance_from(&self.to_last, position), wanted, wanted.len())
+        };
+        let totals = grid.iter().zip(&least).map(end).enumerate();
+        let mut place = totals.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |best| best.0);
+        let mut places = vec![place];
         for row in before.iter().rev() {
-            place = row[place];
-            positions.push(grid[place]);
+            place = row.get(place).copied().unwrap_or(0);
+            places.push(place);
         }
-        positions.reverse();
-        positions
+        places.iter().rev().filter_map(|&place| grid.get(place).copied()).collect()
+    }
+
+    /// What the step to a frame costs: its square, for the share of the way that it is to be.
+    fn uneven(&self, step: f64, wanted: &[f64], frame: usize) -> f64 {
+        let at = |frame: usize| wanted.get(frame).copied().unwrap_or(1.0);
+        let share = at(frame) - frame.checked_sub(1).map_or(0.0, at);
+        step.powi(2) / share.max(1e-9)
+    }
+
+    /// What it costs that a frame is more or less like the keyframes than its place says.
+    fn out_of_place(&self, position: f64, wanted: &[f64], frame: usize) -> f64 {
+        let along = wanted.get(frame).copied().unwrap_or(1.0);
+        let first = self.distance_from(&self.from_first, position) - along * self.apart;
+        let last = self.distance_from(&self.to_last, position) - (1.0 - along) * self.apart;
+        PROPORTION * (first.powi(2) + last.powi(2))
+    }
+
+    /// Distance of the frame at a position from a keyframe, linear between previews.
+    fn distance_from(&self, keyframe: &[f64], position: f64) -> f64 {
+        let (index, share) = self.cell(position);
+        let at = |index: usize| keyframe.get(index).copied().unwrap_or(0.0);
+        (1.0 - share) * at(index) + share * at(index + 1)
     }
 }
 
 /// Positions inside 0..1, evenly spaced, and one as near to each end as makes no difference: the keyframe as the model
-/// makes it.
-fn grid(steps: usize) -> Vec<f64> {
+/// makes it; enough of them for so many frames.
+fn grid(frames: usize) -> Vec<f64> {
+    let steps = (4 * frames).max(64);
     (0..=steps).map(|index| (index as f64 / steps as f64).clamp(NEAR_END, 1.0 - NEAR_END)).collect()
 }
 
@@ -246,6 +272,7 @@ mod tests {
             pairs: places.iter().map(|&place| from(place).collect()).collect(),
             from_first: from(places[0]).map(|distance| distance + jump).collect(),
             to_last: from(places[8]).map(|distance| distance + jump).collect(),
+            apart: (places[8] - places[0]).abs() + 2.0 * jump,
         }
     }
 

@@ -87,7 +87,8 @@ impl Backbone<'_> {
             }
         }
         let away = |end: &Tensor| previews.iter().map(|preview| distance(end, preview)).collect::<Result<Vec<_>>>();
-        Ok(Unlikeness { pairs, from_first: away(&ends[0])?, to_last: away(&ends[1])? })
+        let apart = distance(&ends[0], &ends[1])?;
+        Ok(Unlikeness { pairs, from_first: away(&ends[0])?, to_last: away(&ends[1])?, apart })
     }
 }
 
