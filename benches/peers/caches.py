@@ -44,12 +44,14 @@ def diffusers_cache(apply_name, config):
     def attach(pipe, steps):
         from diffusers import hooks
         from diffusers.hooks import HookRegistry
+        from diffusers.hooks.hooks import CacheContext, _set_cache_context
         getattr(hooks, apply_name)(pipe.transformer, config(hooks, pipe, steps))
 
         def reset():
             registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer)
             registry.reset_stateful_hooks(recurse=True)
-            registry._set_context(CONTEXT)
+            # What the method `cache_context` of other transformers does for a call.
+            _set_cache_context(pipe.transformer, CacheContext(CONTEXT))
         return reset
     return attach
 
@@ -59,7 +61,7 @@ def cache_dit_cache(calibrated, **settings):
         import cache_dit
         config = cache_dit.DBCacheConfig(num_inference_steps=steps, enable_separate_cfg=False, **settings)
         calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1) if calibrated else None
-        adapter = cache_dit.BlockAdapter(pipe=pipe, transformer=pipe.transformer, blocks=pipe.transformer.transformer_blocks,
+        adapter = cache_dit.BlockAdapter(transformer=pipe.transformer, blocks=pipe.transformer.transformer_blocks,
                                          forward_pattern=cache_dit.ForwardPattern.Pattern_3, check_forward_pattern=False)
         cache_dit.enable_cache(adapter, cache_config=config, calibrator_config=calibrator)
         return lambda: cache_dit.refresh_context(pipe.transformer, num_inference_steps=steps)
@@ -75,7 +77,8 @@ def contenders(steps):
                                diffusers_cache("apply_first_block_cache", config)))
     for interval in (2, 3):
         config = lambda hooks, pipe, steps, interval=interval: hooks.TaylorSeerCacheConfig(
-            cache_interval=interval, disable_cache_before_step=2, max_order=1, taylor_factors_dtype=torch.float32)
+            cache_interval=interval, disable_cache_before_step=2, max_order=1, taylor_factors_dtype=torch.float32,
+            cache_identifiers=[r"transformer_blocks\.\d+\.(attn1|attn2|ff)"])
         found.append(Contender(f"diffusers TaylorSeer:interval={interval}", steps,
                                diffusers_cache("apply_taylorseer_cache", config)))
     config = lambda hooks, pipe, steps: hooks.PyramidAttentionBroadcastConfig(
@@ -151,7 +154,7 @@ def plot(path, rows, title):
     rows = [row for row in rows if row["psnr"] < 100 and row["speedup"] > 0.8]
     import math
     low, high = math.log(1.0), math.log(max(row["speedup"] for row in rows) * 1.1)
-    floor, roof = min(20, min(row["psnr"] for row in rows)), max(row["psnr"] for row in rows) + 3
+    floor, roof = min(20, min(row["psnr"] for row in rows) - 3), max(row["psnr"] for row in rows) + 3
     across = lambda speed: left + (math.log(max(speed, 1.0)) - low) / (high - low) * (width - left - 330)
     down = lambda value: height - bottom - (value - floor) / (roof - floor) * (height - bottom - 50)
     draw.text((left, 12), title, fill="black", font_size=16)
@@ -167,7 +170,7 @@ def plot(path, rows, title):
         family = "refrain router" if ".safetensors" in row["policy"] else row["policy"].split(":")[0]
         family = row.get("from", "refrain ") + family if not family.startswith(("refrain", "diffusers", "cache-dit", "PyTorch")) else family
         families.setdefault(family, []).append((row["speedup"], row["psnr"]))
-    colours = ["#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#ff7f0e", "#000000"]
+    colours = ["#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#ff7f0e", "#000000", "#00429d", "#8a9a5b"]
     order = sorted(families, key=lambda name: (name != "refrain router", name))
     for index, name in enumerate(order):
         colour, points = colours[index % len(colours)], sorted(families[name])

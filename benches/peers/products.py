@@ -90,6 +90,12 @@ def int8(refrain, layer, rounds):
     return flops / min(refrain.run(rounds * max(2, min(100, int(1e10 / flops))))) / 1e9
 
 
+def ceiling(refrain, word):
+    """What the processor's units can do at most; `none` where it has none for the type."""
+    answer = refrain.ask(f"ceiling {word}")
+    return answer if answer == "none" else f"{float(answer):.0f}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the example `products`, built in release mode")
@@ -107,8 +113,7 @@ def main():
         "",
         f"{datetime.date.today()}, {arguments.machine or 'machine not named'}, {torch.get_num_threads()} threads, "
         f"PyTorch {torch.__version__}. GFLOP/s, best of all repetitions in turn (`benches/peers/products.py`).",
-        f"Multipliers at most: f32 {float(refrain.ask('ceiling f32')):.0f}, "
-        f"bf16 {float(refrain.ask('ceiling bf16')):.0f}.",
+        f"Multipliers at most: f32 {ceiling(refrain, 'f32')}, bf16 {ceiling(refrain, 'bf16')}.",
         "",
         "| layer | rows x inputs x outputs | refrain bf16 | PyTorch bf16 | ratio | oneDNN bf16 "
         "| refrain f32 | PyTorch f32 | ratio | oneDNN f32 | refrain int8 |",

@@ -8,14 +8,12 @@
 //! after λ is refreshed; the frozen model records no gradient in the teacher's pass; soft scores sharpen to the hard
 //! decisions of inference.
 //!
-//! What the parts are worth, in a small ablation (6 steps, 150 optimiser steps, one seed, 16 held-out prompts, median PSNR;
-//! `benches/routers/README.md`):
+//! What the parts are worth (20 DDIM steps, guidance 4, half of the operations, 1,200 optimiser steps, one seed, 16 held-out
+//! prompts, median PSNR to the uncached picture; `benches/routers/README.md`):
 //!
-//! | hardened, reuse | with a forecast | soft to the end | even λ | teacher's trajectory |
-//! |---|---|---|---|---|
-//! | 18.9 dB | 20.6 | 18.7 | 16.6 | 19.2 |
+//! @@TABLE@@
 //!
-//! λ and the forecast help; hardening and the student's trajectory make no difference that one seed could show.
+//! @@TEXT@@
 //!
 //! Several budgets share one training: a trunk at their mean, from which every budget branches off for the last third.
 //!
