@@ -25,7 +25,7 @@ fn wrapping(criterion: &mut Criterion) {
     let request = ImageRequest { prompt: "a red fox".into(), ..ImageRequest::default() };
     let conditions = pipeline.conditions(&request).unwrap();
     let header = pipeline.run_header(&request).unwrap();
-    let latents = noise::counter(0, &[1, pipeline.denoiser().latent_channels(), 16, 16]).unwrap();
+    let latents = noise::counter(0, &[1, pipeline.denoiser().facts().latent_channels, 16, 16]).unwrap();
     let both = Tensor::cat(&[&latents, &latents], 0).unwrap();
 
     let mut group = criterion.benchmark_group("wrapping");
@@ -52,7 +52,7 @@ fn wrapping(criterion: &mut Criterion) {
 
     // What the first figure above has over a forward pass without any context: as many questions as an evaluation asks,
     // with nothing to compute.
-    let sites = 3 * pipeline.denoiser().blocks();
+    let sites = 3 * pipeline.denoiser().facts().blocks;
     criterion.bench_function("asking every site of a context that is off", |bencher| {
         let mut cache = Context::off();
         bencher.iter(|| {
