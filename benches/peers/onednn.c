@@ -28,12 +28,7 @@ typedef dnnl_memory_desc_t description;
 /* A description is a struct and handed over by its address in oneDNN 2, and a handle in oneDNN 3. */
 #if DNNL_VERSION_MAJOR < 3
 #define HANDED(of) (of)
-static description describe(int64_t rows, int64_t columns, dnnl_data_type_t type, dnnl_format_tag_t tag) {
-    dnnl_dims_t dims = {rows, columns};
-    description made;
-    check(dnnl_memory_desc_init_by_tag(&made, 2, dims, type, tag), "a description");
-    return made;
-}
+#define DESCRIBE dnnl_memory_desc_init_by_tag
 static dnnl_primitive_desc_t product(description *source, description *weights, description *bias, description *target) {
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_desc_t made;
@@ -45,12 +40,7 @@ static description wanted_weights(dnnl_primitive_desc_t of) {
 }
 #else
 #define HANDED(of) (*(of))
-static description describe(int64_t rows, int64_t columns, dnnl_data_type_t type, dnnl_format_tag_t tag) {
-    dnnl_dims_t dims = {rows, columns};
-    description made;
-    check(dnnl_memory_desc_create_with_tag(&made, 2, dims, type, tag), "a description");
-    return made;
-}
+#define DESCRIBE dnnl_memory_desc_create_with_tag
 static dnnl_primitive_desc_t product(description *source, description *weights, description *bias, description *target) {
     dnnl_primitive_desc_t made;
     dnnl_status_t status = dnnl_matmul_primitive_desc_create(&made, engine, *source, *weights, *bias, *target, NULL);
@@ -62,6 +52,13 @@ static description wanted_weights(dnnl_primitive_desc_t of) {
     return made;
 }
 #endif
+
+static description describe(int64_t rows, int64_t columns, dnnl_data_type_t type, dnnl_format_tag_t tag) {
+    dnnl_dims_t dims = {rows, columns};
+    description made;
+    check(DESCRIBE(&made, 2, dims, type, tag), "a description");
+    return made;
+}
 
 static dnnl_memory_t hold(const description *of) {
     dnnl_memory_t made;

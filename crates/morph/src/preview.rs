@@ -10,7 +10,7 @@ use crate::pace::{NEAR_END, Place, Unlikeness};
 use crate::similarity::{Backbone, similarity};
 
 /// Previews of a segment, at both ends and evenly between: what is made of the keyframes is among them.
-pub(crate) const PREVIEWS: usize = 9;
+const PREVIEWS: usize = 9;
 /// Denoising steps of a preview.
 const STEPS: usize = 8;
 

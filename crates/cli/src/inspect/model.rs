@@ -24,15 +24,16 @@ pub(crate) fn show(options: &InspectOptions) -> anyhow::Result<()> {
     let denoiser = pipeline.denoiser();
     let sites = denoiser.sites(&shape);
     let whole = denoiser.flops(&shape);
+    let facts = denoiser.facts();
     let summary = Summary {
         name: &model.name,
         class: pipeline.class_name(),
-        family: denoiser.facts().family,
+        family: facts.family,
         hash: pipeline.fingerprint()?,
-        blocks: denoiser.facts().blocks,
-        parameters: denoiser.facts().parameters,
+        blocks: facts.blocks,
+        parameters: facts.parameters,
         size: (width, height),
-        latents: (denoiser.facts().latent_channels, shape.height, shape.width),
+        latents: (facts.latent_channels, shape.height, shape.width),
         tokens,
         flops: whole,
         sampler: pipeline
