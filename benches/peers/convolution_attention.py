@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str
 import torch  # noqa: E402
 import torch.nn.functional as functional  # noqa: E402
 
-from turns import Refrain, timed  # noqa: E402
+from turns import Refrain, ceiling, timed  # noqa: E402
 
 # name, batch, channels in and out, size, kernel, stride, enlarged by two first
 CONVOLUTIONS = [
@@ -139,8 +139,7 @@ def main():
         f"{datetime.date.today()}, {arguments.machine or 'machine not named'}, {torch.get_num_threads()} threads, "
         f"PyTorch {torch.__version__}; best of all repetitions in turn (`benches/peers/convolution_attention.py`). "
         "A ratio above 1 says that refrain is faster.",
-        f"Multipliers at most: f32 {float(refrain.ask('ceiling f32')):.0f}, "
-        f"bf16 {float(refrain.ask('ceiling bf16')):.0f} GFLOP/s.",
+        f"Multipliers at most: f32 {ceiling(refrain, 'f32')}, bf16 {ceiling(refrain, 'bf16')} GFLOP/s.",
     ]
     for title, cases, build in (("convolution", CONVOLUTIONS, convolution), ("attention", ATTENTIONS, attention)):
         lines += ["", f"| {title}, GFLOP/s {head}"]

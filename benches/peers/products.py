@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str
 
 import torch  # noqa: E402
 
-from turns import Refrain, timed  # noqa: E402
+from turns import Refrain, ceiling, timed  # noqa: E402
 
 LAYERS = [
     ("DiT-XL/2 qkv", 512, 1152, 3456),
@@ -88,12 +88,6 @@ def int8(refrain, layer, rounds):
     flops = 2 * rows * inputs * outputs
     refrain.ask(f"layer {rows} {inputs} {outputs} int8")
     return flops / min(refrain.run(rounds * max(2, min(100, int(1e10 / flops))))) / 1e9
-
-
-def ceiling(refrain, word):
-    """What the processor's units can do at most; `none` where it has none for the type."""
-    answer = refrain.ask(f"ceiling {word}")
-    return answer if answer == "none" else f"{float(answer):.0f}"
 
 
 def main():

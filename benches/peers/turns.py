@@ -29,3 +29,9 @@ def timed(function, repetitions):
         function()
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def ceiling(refrain, word):
+    """What the processor's units can do at most; `none` where it has none for the type."""
+    answer = refrain.ask(f"ceiling {word}")
+    return answer if answer == "none" else f"{float(answer):.0f}"

@@ -208,12 +208,12 @@ impl Plan {
         needed
     }
 
-    /// Checks that the plan was made for the run at hand.
+    /// Checks that the plan was made for the run at hand; the precision of the weights may be another.
     ///
     /// # Errors
     /// [`CacheError::PlanMismatch`] that says what differs.
     pub fn check_matches(&self, here: &RunHeader) -> Result<(), CacheError> {
-        let mut differences = self.header.run.differences(here);
+        let mut differences = self.header.run.differences(&here.in_dtype_of(&self.header.run));
         if differences.is_empty() && self.header.repeats.is_none() && self.steps > here.steps {
             differences.push(format!("the plan has {} steps and the run {}", self.steps, here.steps));
         }

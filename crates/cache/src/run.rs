@@ -25,7 +25,7 @@ impl Step {
     }
 }
 
-/// What a cache plan depends on. A plan made under one header does not fit another.
+/// What a cache plan depends on. A plan made under one header does not fit another, but for the precision of the weights.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunHeader {
@@ -42,6 +42,13 @@ pub struct RunHeader {
 }
 
 impl RunHeader {
+    /// This run with weights of `other`'s precision. A plan serves weights of any precision: its decisions, and its
+    /// coefficients of outputs, do not feel their last bits.
+    #[must_use]
+    pub fn in_dtype_of(&self, other: &Self) -> Self {
+        Self { dtype: other.dtype.clone(), ..self.clone() }
+    }
+
     /// What differs between the plan's header (`self`) and this run's, in words; empty if nothing.
     pub fn differences(&self, here: &Self) -> Vec<String> {
         let mut found = Vec::new();
@@ -69,4 +76,19 @@ fn short(text: &str) -> String {
         start.push('…');
     }
     start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_differ_in_what_they_say() {
+        let header =
+            RunHeader { model: "m".into(), sampler: "ddim".into(), steps: 4, guidance_scale: 1.0, dtype: "f32".into() };
+        let here = RunHeader { steps: 5, dtype: "bf16".into(), ..header.clone() };
+        let said = ["steps is 4 in the plan and 5 here", "dtype is f32 in the plan and bf16 here"];
+        assert_eq!(header.differences(&here), said);
+        assert_eq!(header.differences(&here.in_dtype_of(&header)), said[..1]);
+    }
 }

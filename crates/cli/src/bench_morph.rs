@@ -103,7 +103,7 @@ pub(crate) fn run(options: &BenchMorphOptions, verbosity: Verbosity) -> anyhow::
         return Err(usage(format!("--frames must be between 3 and 240, got {}", options.frames)));
     }
     let pairs = pairs::read(&options.pairs)?;
-    let variants = variants(options)?;
+    let variants = variants(options, pairs.iter().any(|pair| pair.anchor.is_some()))?;
     let settings = settings(options)?;
     if let Some(path) = &options.output {
         output::prepare_file(path)?;
@@ -154,7 +154,8 @@ pub(crate) fn run(options: &BenchMorphOptions, verbosity: Verbosity) -> anyhow::
     })
 }
 
-fn variants(options: &BenchMorphOptions) -> anyhow::Result<Vec<Variant>> {
+/// Those that the options ask for; with `anchored`, each injection with an anchor as well.
+fn variants(options: &BenchMorphOptions, anchored: bool) -> anyhow::Result<Vec<Variant>> {
     let off = CacheChoice::parse(None, &[])?;
     let variant = |name: &str, captions, anchor, injection| Variant {
         name: name.to_owned(),
@@ -172,7 +173,9 @@ fn variants(options: &BenchMorphOptions) -> anyhow::Result<Vec<Variant>> {
         for &weight in &options.inject {
             let injection = Some((weight, mode));
             found.push(variant(&format!("injection {name} {weight}"), true, false, injection));
-            found.push(variant(&format!("injection {name} {weight}, anchor"), true, true, injection));
+            if anchored {
+                found.push(variant(&format!("injection {name} {weight}, anchor"), true, true, injection));
+            }
         }
     }
     for spelling in &options.cache {

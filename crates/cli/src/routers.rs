@@ -47,11 +47,9 @@ fn all() -> impl Iterator<Item = Plan> {
     PLANS.iter().filter_map(|bytes| Plan::from_bytes(bytes).ok())
 }
 
-/// The routers for a run.
-///
-/// The arithmetic of the weights may differ from the training's: coefficients of outputs do not feel the last bits.
+/// The routers for a run, whatever the precision of its weights.
 fn fitting(run: &RunHeader) -> impl Iterator<Item = Plan> {
-    all().filter(|plan| RunHeader { dtype: run.dtype.clone(), ..plan.header().run.clone() } == *run).map(|plan| {
+    all().filter(|plan| plan.header().run.in_dtype_of(run) == *run).map(|plan| {
         let header = PlanHeader { run: run.clone(), ..plan.header().clone() };
         plan.with_header(header)
     })
@@ -91,7 +89,7 @@ pub(crate) fn nearest(run: &RunHeader, budget: f64) -> Option<Plan> {
     let steps = |plan: &Plan| plan.steps();
     let fits = |plan: &Plan| {
         let trained = &plan.header().run;
-        RunHeader { dtype: run.dtype.clone(), steps: run.steps, ..trained.clone() } == *run
+        RunHeader { steps: run.steps, ..trained.in_dtype_of(run) } == *run
     };
     let distance = |steps: usize| (steps as f64 / run.steps.max(1) as f64).ln().abs();
     let known = all().filter(fits).map(|plan| steps(&plan)).min_by(|a, b| distance(*a).total_cmp(&distance(*b)))?;

@@ -114,7 +114,7 @@ fn request(pipeline: &Pipeline, candidate: &Candidate) -> anyhow::Result<ImageRe
         ..ImageRequest::default()
     };
     let here = pipeline.run_header(&request).map_err(usage_because)?;
-    let differences = planned.differences(&RunHeader { dtype: planned.dtype.clone(), ..here });
+    let differences = planned.differences(&here.in_dtype_of(planned));
     if differences.is_empty() {
         return Ok(request);
     }
