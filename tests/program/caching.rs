@@ -87,3 +87,14 @@ fn a_plan_for_another_run_is_refused() {
     assert!(line.refused(2).contains("model"), "{}", line.stderr);
     assert_eq!(folder.names(), ["p.safetensors", "x.png"]);
 }
+
+#[test]
+fn a_plan_serves_weights_of_any_precision() {
+    let folder = Folder::new();
+    tiny(&folder, &["--cache", "taylor", "--emit-plan", "p.safetensors", "-o", "x.png"]).succeeded();
+    for dtype in ["bf16", "int8"] {
+        tiny(&folder, &["--cache", "taylor", "--dtype", dtype, "-o", "live.png"]).succeeded();
+        tiny(&folder, &["--cache", "p.safetensors", "--dtype", dtype, "-o", "planned.png"]).succeeded();
+        assert_eq!(pixels(&folder.read("planned.png")), pixels(&folder.read("live.png")), "{dtype}");
+    }
+}

@@ -218,6 +218,7 @@ fn bad_pictures_and_places_are_one_line() {
         (&["a.png", "b.png", "-o", "clip.mpg"], "clip.mpg"),
         (&["a.png", "b.png", "-o", "a.png/out"], "a.png"),
         (&["a.png", "b.png", "--inject", "2"], "injection weight"),
+        (&["a.png", "b.png", "--inject", "strong"], "expected `auto` or a number"),
         (&["a.png", "b.png", "--inject-parts", "everything"], "inject parts"),
         (&["a.png", "b.png", "--anchor-gate", "1.5"], "--anchor-gate"),
         (&["a.png", "b.png", "--inverter", "belm", "--schedule", "even"], "previews"),
@@ -389,9 +390,9 @@ fn pairs_are_morphed_judged_and_timed_side_by_side() {
         "| cross-fade |",
         "| latent slerp, even pace |",
         "| captions, no injection |",
-        "| injection convex 0.5, anchor |",
-        "| injection convex 0.5, interval:n=2 |",
-        "| injection convex 0.5 against |",
+        "| injection convex auto, anchor |",
+        "| injection convex auto, interval:n=2 |",
+        "| injection convex auto against |",
     ] {
         assert!(found.contains(row), "{row}: {found}");
     }
@@ -417,6 +418,23 @@ fn even_pace_and_calibrated_schedules_lead_to_frames() {
 }
 
 #[test]
+fn the_chosen_weight_is_one_of_those_tried_and_gives_its_frames() {
+    let folder = Folder::new();
+    pictures(&folder);
+    let outcome = morph(&folder, &["a.png", "b.png", "-o", "chosen", "--json"]).succeeded();
+    let events = outcome.events();
+    let report = &events.iter().find(|event| event["event"] == "report").unwrap()["report"];
+    let weight = report["injection_weight"].as_f64().unwrap() as f32;
+    assert!([0.0, 0.3, 0.6].contains(&weight), "{weight}");
+    morph(&folder, &["a.png", "b.png", "-o", "given", "--inject", &weight.to_string()]).succeeded();
+    assert_eq!(frames(&folder, "chosen", 7), frames(&folder, "given", 7));
+    // Without previews there is nothing to choose by.
+    morph(&folder, &["a.png", "b.png", "-o", "uniform", "--schedule", "uniform"]).succeeded();
+    morph(&folder, &["a.png", "b.png", "-o", "half", "--schedule", "uniform", "--inject", "0.5"]).succeeded();
+    assert_eq!(frames(&folder, "uniform", 7), frames(&folder, "half", 7));
+}
+
+#[test]
 fn a_u_net_morphs_too() {
     let folder = Folder::new();
     pictures(&folder);
@@ -432,6 +450,8 @@ fn a_u_net_morphs_too() {
             "5",
             "--frames",
             "4",
+            "--inject",
+            "0.5",
             "-o",
             model,
             "--json",

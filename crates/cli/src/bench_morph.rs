@@ -24,7 +24,7 @@ use crate::builtin::NamedModel;
 use crate::cache::CacheChoice;
 use crate::errors::{interrupted, usage, usage_because};
 use crate::events::{Console, Verbosity};
-use crate::morph::{DEFAULT_PARTS, DEFAULT_SCHEDULE, Pacing, anchor_gate, of_morph, turns};
+use crate::morph::{DEFAULT_PARTS, DEFAULT_SCHEDULE, InjectionWeight, Pacing, anchor_gate, of_morph, turns};
 use crate::{interrupt, machine, output};
 use pairs::{Pair, pictures};
 use table::{Cost, Row, differences};
@@ -42,8 +42,8 @@ pub(crate) struct BenchMorphOptions {
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) steps: usize,
     /// Injection weights to compare
-    #[arg(long, value_name = "W", value_delimiter = ',', default_values_t = [Settings::default().weight])]
-    pub(crate) inject: Vec<f32>,
+    #[arg(long, value_name = "W|auto", value_delimiter = ',', default_values_t = [InjectionWeight::Auto])]
+    pub(crate) inject: Vec<InjectionWeight>,
     /// Injection modes to compare
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "convex")]
     pub(crate) inject_mode: Vec<String>,
@@ -82,7 +82,7 @@ struct Variant {
     name: String,
     captions: bool,
     anchor: bool,
-    injection: Option<(f32, Mode)>,
+    injection: Option<(InjectionWeight, Mode)>,
     cache: CacheChoice,
 }
 
@@ -254,8 +254,8 @@ impl Bench<'_> {
     }
 
     fn morpher(&self, variant: &Variant) -> anyhow::Result<Morpher<'_>> {
-        let (weight, mode) = variant.injection.unwrap_or((0.0, Mode::default()));
-        let settings = Settings { weight, mode, ..self.settings.clone() };
+        let (weight, mode) = variant.injection.unwrap_or((InjectionWeight::Fixed(0.0), Mode::default()));
+        let settings = Settings { weight: weight.settled(), mode, ..self.settings.clone() };
         Morpher::new(self.pipeline, settings, self.size).map_err(of_morph)
     }
 
@@ -272,9 +272,20 @@ impl Bench<'_> {
         ends: &Tensor,
     ) -> anyhow::Result<Tensor> {
         let mut all = places(self.options.frames, &[1.0], Ease::Linear, false).map_err(of_morph)?;
-        if self.options.schedule == Pacing::Even {
-            all = morpher.evened((keyframes, ends), &all, &self.backbone, &mut unwatched).map_err(of_morph)?;
-        }
+        let around = (keyframes, ends);
+        let chosen;
+        let morpher = match (self.options.schedule, variant.injection) {
+            (Pacing::Uniform, _) => morpher,
+            (Pacing::Even, Some((InjectionWeight::Auto, _))) => {
+                let best = morpher.evened_at_its_best(around, &all, &self.backbone, &mut unwatched);
+                (chosen, all) = best.map_err(of_morph)?;
+                &chosen
+            }
+            (Pacing::Even, _) => {
+                all = morpher.evened(around, &all, &self.backbone, &mut unwatched).map_err(of_morph)?;
+                morpher
+            }
+        };
         let inner: Vec<Place> = all.into_iter().filter(|place| place.keyframe().is_none()).collect();
         let mut frames = vec![ends.narrow(0, 0, 1)?];
         for batch in inner.chunks(morpher.settings().batch) {

@@ -6,6 +6,7 @@ mod options;
 mod pictures;
 mod session;
 mod texts;
+mod weight;
 mod work;
 
 use refrain_pipeline::{LoadOptions, Pipeline};
@@ -20,6 +21,7 @@ pub(crate) use options::{DEFAULT_PARTS, DEFAULT_SCHEDULE, MorphCall, Pacing};
 pub(crate) use pictures::{of_picture, tensor};
 use session::Session;
 pub(crate) use session::of_morph;
+pub(crate) use weight::InjectionWeight;
 use work::Work;
 pub(crate) use work::{anchor_gate, turns};
 

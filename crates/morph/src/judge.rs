@@ -100,9 +100,9 @@ impl Pace<'_> {
             Self::Uniform => all(uniform),
             Self::Even(backbone) => {
                 let previews = all(preview_positions().collect())?;
-                let unlike = backbone.unlikeness((&made(0.0)?, &made(1.0)?), &previews)?;
+                let unlike = backbone.unlikeness((&made(0.0)?, &made(1.0)?), &backbone.features(&previews)?)?;
                 let inner = unlike.paced(uniform.get(1..count.saturating_sub(1)).unwrap_or_default());
-                all([0.0].into_iter().chain(inner).chain([1.0]).collect())
+                all([0.0].into_iter().chain(inner.positions).chain([1.0]).collect())
             }
         }
     }

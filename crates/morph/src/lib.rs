@@ -5,8 +5,8 @@
 //! interpolated text, the two endpoints' features are blended and injected: at all depths and steps, or depth group after depth group.
 //!
 //! This is built from the paper's public description; hook points, cuts between the depth groups and weights that the
-//! public text does not give are ours, and so are the defaults: convex injection with weight 0.5 at all depths and steps,
-//! and even pace. What follows it: slerp of noise, lerp of text, residual injection with weight 0.4 and turns of the depth
+//! public text does not give are ours, and so are the defaults: convex injection at all depths and steps, with the weight
+//! that suits the pair, and even pace. What follows it: slerp of noise, lerp of text, residual injection with weight 0.4 and turns of the depth
 //! groups by a third-party reading, anchor tokens in the first fifth of the steps, the gate at 0.45.
 //!
 //! | piece | what it is |
@@ -18,6 +18,7 @@
 //! | [`calibrate`] | cuts between the depth groups by frequency |
 //! | [`judge`] | consistency, path, baselines |
 //! | [`pace`] | where each frame lies |
+//! | `preview` | even pace, and the injection weight that suits the pair |
 
 mod blend;
 pub mod calibrate;
@@ -40,4 +41,5 @@ pub use blend::{lerp, slerp};
 pub use error::{MorphError, Result};
 pub use keyframes::Keyframes;
 pub use morpher::{Evaluation, Inverter, Morpher, Phase, Settings, Watch};
+pub use preview::WEIGHTS;
 pub use render::Rendered;

@@ -136,6 +136,16 @@ pub struct Unlikeness {
     pub apart: f64,
 }
 
+/// Where the frames of a segment lie at an even pace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paced {
+    /// Positions in 0..1 that ascend.
+    pub positions: Vec<f64>,
+    /// By how much the likeness of the frames to the keyframes misses what their places ask, summed over the frames: what
+    /// lowers the global term of GLCS. It tells ways to make the same frames apart.
+    pub departure: f64,
+}
+
 /// What a frame that is too like one keyframe for its place costs, beside a step of the wrong size.
 const PROPORTION: f64 = 4.0;
 
@@ -164,11 +174,14 @@ impl Unlikeness {
     /// ascend, to the eye that measured: steps in proportion to those between the wanted positions, and each frame as unlike
     /// either keyframe as its position says (which is what GLCS asks, arXiv 2512.07155). Of all positions on a fine grid
     /// those with the least sum of squared departures, found by dynamic programming.
-    pub fn paced(&self, wanted: &[f64]) -> Vec<f64> {
-        let mut known = self.pairs.iter().flatten().chain(&self.from_first).chain(&self.to_last);
-        let moves = known.clone().any(|&distance| distance > 0.0) && known.all(|distance| distance.is_finite());
-        if wanted.is_empty() || self.pairs.len() < 2 || !moves {
-            return wanted.to_vec();
+    pub fn paced(&self, wanted: &[f64]) -> Paced {
+        let ends = [self.apart];
+        let mut known = self.pairs.iter().flatten().chain(&self.from_first).chain(&self.to_last).chain(&ends);
+        let (moves, finite) =
+            (known.clone().any(|&distance| distance > 0.0), known.all(|distance| distance.is_finite()));
+        if wanted.is_empty() || self.pairs.len() < 2 || !moves || !finite {
+            let departure = if finite { 0.0 } else { f64::INFINITY };
+            return Paced { positions: wanted.to_vec(), departure };
         }
         let grid = grid(wanted.len());
         let start = |&position: &f64| {
@@ -204,7 +217,12 @@ impl Unlikeness {
             place = row.get(place).copied().unwrap_or(0);
             places.push(place);
         }
-        places.iter().rev().filter_map(|&place| grid.get(place).copied()).collect()
+        let positions: Vec<f64> = places.iter().rev().filter_map(|&place| grid.get(place).copied()).collect();
+        let departures = positions.iter().enumerate().map(|(frame, &position)| {
+            let (first, last) = self.misplaced(position, wanted, frame);
+            first.hypot(last)
+        });
+        Paced { departure: departures.sum(), positions }
     }
 
     /// What the step to a frame costs: its square, for the share of the way that it is to be.
@@ -216,10 +234,16 @@ impl Unlikeness {
 
     /// What it costs that a frame is more or less like the keyframes than its place says.
     fn out_of_place(&self, position: f64, wanted: &[f64], frame: usize) -> f64 {
+        let (first, last) = self.misplaced(position, wanted, frame);
+        PROPORTION * (first.powi(2) + last.powi(2))
+    }
+
+    /// By how much a frame is more unlike either keyframe than its place says.
+    fn misplaced(&self, position: f64, wanted: &[f64], frame: usize) -> (f64, f64) {
         let along = wanted.get(frame).copied().unwrap_or(1.0);
         let first = self.distance_from(&self.from_first, position) - along * self.apart;
         let last = self.distance_from(&self.to_last, position) - (1.0 - along) * self.apart;
-        PROPORTION * (first.powi(2) + last.powi(2))
+        (first, last)
     }
 
     /// Distance of the frame at a position from a keyframe, linear between previews.
@@ -276,21 +300,29 @@ mod tests {
         }
     }
 
+    fn positions(unlike: &Unlikeness, wanted: &[f64]) -> Vec<f64> {
+        unlike.paced(wanted).positions
+    }
+
     #[test]
     fn even_pace_spends_frames_where_the_picture_moves() {
         let near = |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.02);
         let even = on_a_line(|position| position, 0.0);
-        assert!(near(&even.paced(&[0.25, 0.5, 0.75]), &[0.25, 0.5, 0.75]), "{:?}", even.paced(&[0.25, 0.5, 0.75]));
+        assert!(
+            near(&positions(&even, &[0.25, 0.5, 0.75]), &[0.25, 0.5, 0.75]),
+            "{:?}",
+            positions(&even, &[0.25, 0.5, 0.75])
+        );
         // Eased positions stay eased.
-        assert!(near(&even.paced(&[0.1, 0.9]), &[0.1, 0.9]), "{:?}", even.paced(&[0.1, 0.9]));
+        assert!(near(&positions(&even, &[0.1, 0.9]), &[0.1, 0.9]), "{:?}", positions(&even, &[0.1, 0.9]));
         // Three quarters of the way lie in the first half.
         let early = on_a_line(|position| if position < 0.5 { 1.5 * position } else { 0.5 + 0.5 * position }, 0.0);
-        assert!(near(&early.paced(&[0.5]), &[1.0 / 3.0]), "{:?}", early.paced(&[0.5]));
+        assert!(near(&positions(&early, &[0.5]), &[1.0 / 3.0]), "{:?}", positions(&early, &[0.5]));
         // A jump at the ends takes its share: frames 1 and 4 move towards the keyframes.
-        let torn = on_a_line(|position| position, 0.2).paced(&[0.2, 0.4, 0.6, 0.8]);
+        let torn = positions(&on_a_line(|position| position, 0.2), &[0.2, 0.4, 0.6, 0.8]);
         assert!(torn[0] < 0.1 && torn[3] > 0.9, "{torn:?}");
         let still = on_a_line(|_| 0.0, 0.0);
-        assert_eq!((still.paced(&[0.3]), even.paced(&[])), (vec![0.3], vec![]));
+        assert_eq!((positions(&still, &[0.3]), positions(&even, &[])), (vec![0.3], vec![]));
     }
 
     #[test]
@@ -298,10 +330,27 @@ mod tests {
         let unlike = on_a_line(|position| position * position, 0.05);
         for count in [1, 2, 7, 30, 238] {
             let wanted: Vec<f64> = (1..=count).map(|frame| f64::from(frame) / f64::from(count + 1)).collect();
-            let found = unlike.paced(&wanted);
+            let found = positions(&unlike, &wanted);
             assert_eq!(found.len(), wanted.len());
             assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
             assert!(found.iter().all(|&position| position > 0.0 && position < 1.0));
         }
+    }
+
+    #[test]
+    fn departure_tells_frames_in_their_place_and_distrusts_what_is_no_number() {
+        let wanted = [0.25, 0.5, 0.75];
+        let departure = |unlike: &Unlikeness| unlike.paced(&wanted).departure;
+        let smooth = on_a_line(|position| position, 0.0);
+        // Frames that resemble neither keyframe.
+        let away = |distances: &[f64]| distances.iter().map(|distance| distance + 0.3).collect();
+        let strange =
+            Unlikeness { from_first: away(&smooth.from_first), to_last: away(&smooth.to_last), ..smooth.clone() };
+        assert!(departure(&smooth) < 0.1, "{}", departure(&smooth));
+        assert!(departure(&strange) > 0.5, "{}", departure(&strange));
+        let still = on_a_line(|_| 0.0, 0.0);
+        assert_eq!(departure(&still), 0.0);
+        let unknown = Unlikeness { apart: f64::NAN, ..smooth };
+        assert_eq!(departure(&unknown), f64::INFINITY);
     }
 }

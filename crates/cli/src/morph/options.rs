@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use refrain_morph::schedule::Mode;
 
 use super::calibrate::CalibrateOptions;
+use super::weight::InjectionWeight;
 use crate::gen_image::names;
 
 /// When injection happens unless said otherwise.
@@ -148,9 +149,10 @@ pub(crate) struct MorphOptions {
     #[arg(long, value_name = "N", default_value_t = refrain_morph::Settings::default().batch, help_heading = "Sampling")]
     pub(crate) batch: usize,
 
-    /// Weight of the injected features, 0 to 1; 0 is no injection
-    #[arg(long, value_name = "W", default_value_t = refrain_morph::Settings::default().weight, help_heading = "Injection")]
-    pub(crate) inject: f32,
+    /// Weight of the injected features, 0 to 1; 0 is no injection; `auto` tries 0, 0.3 and 0.6 on the previews of an even
+    /// pace and takes what puts frames best in their place (0.5 with a uniform pace)
+    #[arg(long, value_name = "W|auto", default_value_t = InjectionWeight::Auto, help_heading = "Injection")]
+    pub(crate) inject: InjectionWeight,
     /// How features are blended in: residual h + wC (the paper), convex (1-w)h + wC, renorm (residual at h's norm)
     #[arg(long, value_name = "NAME", default_value = "convex", value_parser = PossibleValuesParser::new(Mode::NAMES), help_heading = "Injection")]
     pub(crate) inject_mode: String,

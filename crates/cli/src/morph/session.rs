@@ -19,6 +19,7 @@ use super::folder::FrameFolder;
 use super::options::Pacing;
 use super::pictures;
 use super::texts;
+use super::weight::InjectionWeight;
 use super::work::Work;
 use crate::errors::{interrupted, resources, usage};
 use crate::events::{Console, Event};
@@ -45,7 +46,7 @@ impl<'a> Session<'a> {
     pub(super) fn run(&self, loaded: &[Picture]) -> anyhow::Result<()> {
         let (keys, size) = self.fit(loaded)?;
         let (prompts, origin) = texts::prompts(self.work, self.pipeline, &keys)?;
-        let morpher = Morpher::new(self.pipeline, self.work.settings.clone(), size).map_err(of_morph)?;
+        let mut morpher = Morpher::new(self.pipeline, self.work.settings.clone(), size).map_err(of_morph)?;
         let encoded = Texts::encode(self.pipeline, &prompts, self.work.options.anchor.as_deref()).map_err(of_morph)?;
         let encoded = encoded.gated(self.work.anchor_gate);
         self.say_texts(&prompts, origin.name(), &encoded)?;
@@ -67,8 +68,9 @@ impl<'a> Session<'a> {
         let mut places = self.work.places.clone();
         if self.work.pacing == Pacing::Even {
             let backbone = Backbone::new(self.pipeline, size).map_err(of_morph)?;
-            let moved = morpher.evened((&inverted, &pictures::tensor(&keys)?), &places, &backbone, &mut watch);
-            places = moved.map_err(|error| self.stopped(error, &mut output))?;
+            let paced = self.paced(morpher, (&inverted, &pictures::tensor(&keys)?), &backbone, &mut watch);
+            (morpher, places) = paced.map_err(|error| self.stopped(error, &mut output))?;
+            progress.suspended(|| self.console.note(&format!("injection: weight {}", morpher.settings().weight)));
         }
         for (index, place) in places.iter().enumerate() {
             let last = places.get(index + 1).is_none_or(|next| next.segment != place.segment);
@@ -83,7 +85,24 @@ impl<'a> Session<'a> {
         }
         progress.finish();
         output.finish(self.work)?;
-        self.say_done(&output, &inverted, reconstruction)
+        self.say_done(&output, &inverted, reconstruction, morpher.settings().weight)
+    }
+
+    /// The morpher with the injection weight that was asked for or chosen, and the places at an even pace.
+    fn paced(
+        &self,
+        morpher: Morpher<'a>,
+        keyframes: (&Keyframes, &Tensor),
+        backbone: &Backbone<'_>,
+        watch: &mut refrain_morph::Watch<'_>,
+    ) -> refrain_morph::Result<(Morpher<'a>, Vec<Place>)> {
+        let places = &self.work.places;
+        match self.work.options.inject {
+            InjectionWeight::Auto => morpher.evened_at_its_best(keyframes, places, backbone, watch),
+            InjectionWeight::Fixed(_) => {
+                morpher.evened(keyframes, places, backbone, watch).map(|places| (morpher, places))
+            }
+        }
     }
 
     /// Keyframes in the size of the frames, and that size (height, width).
@@ -113,7 +132,10 @@ impl<'a> Session<'a> {
         let segments = self.work.places.last().map_or(0, |place| place.segment + 1);
         let previewed = match self.work.pacing {
             Pacing::Uniform => 0,
-            Pacing::Even => morpher.preview_evaluations(segments),
+            Pacing::Even => match self.work.options.inject {
+                InjectionWeight::Auto => morpher.choice_evaluations(segments),
+                InjectionWeight::Fixed(_) => morpher.preview_evaluations(segments),
+            },
         };
         keyframes * inversion + previewed + rendered * denoising
     }
@@ -217,7 +239,7 @@ impl<'a> Session<'a> {
             "inverter": format!("{:?}", settings.inverter),
             "refinements": settings.refinements,
             "guidance_scale": settings.guidance_scale,
-            "weight": settings.weight,
+            "weight": options.inject.to_string(),
             "mode": settings.mode,
             "turns": settings.turns,
             "parts": format!("{:?}", settings.parts),
@@ -225,7 +247,13 @@ impl<'a> Session<'a> {
         }))
     }
 
-    fn say_done(&self, output: &Output, inverted: &Keyframes, reconstruction: Vec<f64>) -> anyhow::Result<()> {
+    fn say_done(
+        &self,
+        output: &Output,
+        inverted: &Keyframes,
+        reconstruction: Vec<f64>,
+        weight: f32,
+    ) -> anyhow::Result<()> {
         let seconds = self.started.elapsed().as_secs_f64();
         if let Some(report) = output.report.as_ref().filter(|_| self.work.options.cache_report) {
             self.console.note(report.to_string().trim_end());
@@ -244,6 +272,7 @@ impl<'a> Session<'a> {
                 "feature_bytes_predicted": inverted.predicted_bytes,
                 "storage": inverted.rung().name(),
                 "inversion_psnr": reconstruction,
+                "injection_weight": weight,
             });
             self.console.event(&Event::Report { picture: 0, report })?;
         }

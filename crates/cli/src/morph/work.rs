@@ -148,7 +148,7 @@ fn settings(options: &MorphOptions) -> anyhow::Result<Settings> {
         },
         refinements: options.refinements,
         guidance_scale: options.cfg_scale,
-        weight: options.inject,
+        weight: options.inject.settled(),
         mode: options.inject_mode.parse().map_err(of_flags)?,
         turns,
         parts: Parts::parse(&options.inject_parts).map_err(of_flags)?,
