@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::blend::{lerp, slerp};
 use crate::error::{MorphError, Result};
-use crate::preview::preview_positions;
+use crate::preview::{preview_positions, unlikeness};
 use crate::similarity::{Backbone, similarity};
 
 /// Sharpening of the global term.
@@ -100,7 +100,8 @@ impl Pace<'_> {
             Self::Uniform => all(uniform),
             Self::Even(backbone) => {
                 let previews = all(preview_positions().collect())?;
-                let unlike = backbone.unlikeness((&made(0.0)?, &made(1.0)?), &backbone.features(&previews)?)?;
+                let features = backbone.features(&Tensor::cat(&[made(0.0)?, made(1.0)?, previews], 0)?)?;
+                let unlike = unlikeness((&features[0], &features[1]), &features[2..])?;
                 let inner = unlike.paced(uniform.get(1..count.saturating_sub(1)).unwrap_or_default());
                 all([0.0].into_iter().chain(inner.positions).chain([1.0]).collect())
             }

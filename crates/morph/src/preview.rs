@@ -39,18 +39,20 @@ fn half_of_positions(coarse: bool) -> Vec<f64> {
 /// What is between the keyframes, and who looks at it.
 struct Scene<'a> {
     keyframes: &'a Keyframes,
-    /// The pictures themselves `[keyframes, 3, height, width]`: the step from a picture to what the autoencoder makes of it
-    /// counts too.
-    pictures: &'a Tensor,
+    /// Features of the pictures themselves: the step from a picture to what the autoencoder makes of it counts too.
+    ends: Vec<Tensor>,
     backbone: &'a Backbone<'a>,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    fn new(keyframes: &'a Keyframes, pictures: &Tensor, backbone: &'a Backbone<'a>) -> Result<Self> {
+        Ok(Self { keyframes, ends: backbone.features(pictures)?, backbone })
+    }
+
     fn unlikeness(&self, segment: usize, seen: &[Seen]) -> Result<Unlikeness> {
-        let count = self.keyframes.count().max(1);
-        let end = |index: usize| self.pictures.narrow(0, index % count, 1);
+        let count = self.ends.len().max(1);
         let previews: Vec<Tensor> = seen.iter().map(|seen| seen.features.clone()).collect();
-        self.backbone.unlikeness((&end(segment)?, &end(segment + 1)?), &previews)
+        unlikeness((&self.ends[segment % count], &self.ends[(segment + 1) % count]), &previews)
     }
 }
 
@@ -84,7 +86,7 @@ impl<'p> Morpher<'p> {
         backbone: &Backbone<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<Place>> {
-        let scene = Scene { keyframes, pictures, backbone };
+        let scene = Scene::new(keyframes, pictures, backbone)?;
         let quick = self.quick()?;
         let all: Vec<f64> = preview_positions().collect();
         let mut moved = places.to_vec();
@@ -110,7 +112,7 @@ impl<'p> Morpher<'p> {
         backbone: &Backbone<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<(Self, Vec<Place>)> {
-        let scene = Scene { keyframes, pictures, backbone };
+        let scene = Scene::new(keyframes, pictures, backbone)?;
         let mut best: Option<Glimpse<'p>> = None;
         for weight in WEIGHTS {
             let glimpse = self.glimpse(weight, &scene, places, watch)?;
@@ -209,25 +211,22 @@ impl Backbone<'_> {
         let features = self.features(pictures)?;
         features.windows(2).map(|pair| distance(&pair[0], &pair[1])).collect()
     }
+}
 
-    /// Distances of all pairs of previews, given by their features, and of each from the keyframes
-    /// `[1, 3, height, width]`.
-    ///
-    /// # Errors
-    /// As [`Backbone::features`].
-    pub(crate) fn unlikeness(&self, (first, last): (&Tensor, &Tensor), previews: &[Tensor]) -> Result<Unlikeness> {
-        let ends = self.features(&Tensor::cat(&[first, last], 0)?)?;
-        let mut pairs = vec![vec![0.0; previews.len()]; previews.len()];
-        for (i, one) in previews.iter().enumerate() {
-            for (j, other) in previews.iter().enumerate().skip(i + 1) {
-                pairs[i][j] = distance(one, other)?;
-                pairs[j][i] = pairs[i][j];
-            }
+/// Distances of all pairs of previews and of each from the keyframes, all given by their features.
+///
+/// # Errors
+/// As [`similarity`].
+pub(crate) fn unlikeness((first, last): (&Tensor, &Tensor), previews: &[Tensor]) -> Result<Unlikeness> {
+    let mut pairs = vec![vec![0.0; previews.len()]; previews.len()];
+    for (i, one) in previews.iter().enumerate() {
+        for (j, other) in previews.iter().enumerate().skip(i + 1) {
+            pairs[i][j] = distance(one, other)?;
+            pairs[j][i] = pairs[i][j];
         }
-        let away = |end: &Tensor| previews.iter().map(|preview| distance(end, preview)).collect::<Result<Vec<_>>>();
-        let apart = distance(&ends[0], &ends[1])?;
-        Ok(Unlikeness { pairs, from_first: away(&ends[0])?, to_last: away(&ends[1])?, apart })
     }
+    let away = |end: &Tensor| previews.iter().map(|preview| distance(end, preview)).collect::<Result<Vec<_>>>();
+    Ok(Unlikeness { pairs, from_first: away(first)?, to_last: away(last)?, apart: distance(first, last)? })
 }
 
 fn distance(first: &Tensor, second: &Tensor) -> Result<f64> {
