@@ -225,7 +225,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--data", "--tokenizer", "--run", "--until"):
         parser.add_argument(name, required=True)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--check-minutes", type=float, default=10)
     args = parser.parse_args()
