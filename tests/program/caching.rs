@@ -20,6 +20,10 @@ fn an_emitted_plan_replays_to_the_same_pixels() {
     for policy in POLICIES {
         tiny(&folder, &["--cache", policy, "--emit-plan", "x.plan.safetensors", "-o", "live.png"]).succeeded();
         tiny(&folder, &["--cache", "x.plan.safetensors", "-o", "replayed.png"]).succeeded();
+        for spelt in ["plan:x.plan.safetensors", "plan:file=x.plan.safetensors"] {
+            tiny(&folder, &["--cache", spelt, "-o", "spelt.png"]).succeeded();
+            assert_eq!(folder.read("spelt.png"), folder.read("replayed.png"), "{policy}, {spelt}");
+        }
         assert_eq!(pixels(&folder.read("live.png")), pixels(&folder.read("replayed.png")), "{policy}");
         assert_ne!(pixels(&folder.read("live.png")), off, "{policy} skipped nothing");
         // The picture carries its plan: the file is not needed to make it again.

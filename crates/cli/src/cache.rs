@@ -60,11 +60,13 @@ impl CacheChoice {
     pub(crate) fn parse(mode: Option<&str>, options: &[String]) -> anyhow::Result<Self> {
         let mode = mode.unwrap_or("off");
         let options = options.join(",");
-        let decider = if Path::new(mode).is_file() || mode.ends_with(".safetensors") {
+        // A replayed plan is a plan of its own to the rest, however it was spelled.
+        let file = mode.strip_prefix("plan:").map_or(mode, |file| file.strip_prefix("file=").unwrap_or(file));
+        let decider = if Path::new(file).is_file() || file.ends_with(".safetensors") {
             if !options.is_empty() {
                 return Err(usage("--cache-option: a plan file has no options"));
             }
-            Decider::Plan(load_plan(Path::new(mode))?)
+            Decider::Plan(load_plan(Path::new(file))?)
         } else if let (name @ ("auto" | "router"), inline) = mode.split_once(':').unwrap_or((mode, "")) {
             let options = if inline.is_empty() { &options } else { inline };
             Decider::Router(wanted(name, options)?)

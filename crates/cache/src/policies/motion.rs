@@ -68,6 +68,20 @@ pub struct MotionLimits {
     pub refresh: usize,
 }
 
+impl MotionLimits {
+    /// How much an input of the model differs from a past one: the mean absolute difference over the mean absolute value.
+    /// None where that is not finite or the shapes differ.
+    pub fn change(input: &Tensor, past: &Tensor) -> Option<f32> {
+        if input.dims() != past.dims() {
+            return None;
+        }
+        let size =
+            |tensor: &Tensor| -> TensorResult<f32> { tensor.abs()?.mean_all()?.to_dtype(DType::F32)?.to_scalar() };
+        let change = size(&(input - past).ok()?).ok()? / size(past).ok()?;
+        change.is_finite().then_some(change)
+    }
+}
+
 impl Default for MotionLimits {
     fn default() -> Self {
         DEFAULT
@@ -142,7 +156,7 @@ impl Default for Past {
 
 impl Past {
     fn judge(&self, input: &Tensor, limits: &MotionLimits, phases: usize) -> Frame {
-        let change = self.latest.as_ref().and_then(|latest| relative_change(input, latest));
+        let change = self.latest.as_ref().and_then(|latest| MotionLimits::change(input, latest));
         match change {
             Some(change) if self.age < limits.refresh && change <= limits.spike => {
                 if change <= limits.still {
@@ -154,16 +168,6 @@ impl Past {
             _ => Frame::All,
         }
     }
-}
-
-/// Mean absolute difference over the mean absolute value; none for what is not finite, or vanished.
-fn relative_change(input: &Tensor, past: &Tensor) -> Option<f32> {
-    if input.dims() != past.dims() {
-        return None;
-    }
-    let size = |tensor: &Tensor| -> TensorResult<f32> { tensor.abs()?.mean_all()?.to_dtype(DType::F32)?.to_scalar() };
-    let change = size(&(input - past).ok()?).ok()? / size(past).ok()?;
-    change.is_finite().then_some(change)
 }
 
 impl Policy for Motion {

@@ -11,6 +11,7 @@
 //! latents least. Phases then spread the work evenly over the frames, as a late frame is late whatever the mean.
 
 pub mod intervals;
+mod motion;
 
 use std::collections::HashSet;
 
@@ -24,6 +25,7 @@ use crate::{
     subject::{SiteCost, row_errors},
 };
 use intervals::{Choice, Menu};
+use motion::Widest;
 
 /// Runs the trial of a number under a context: the finished latents of every frame.
 pub type Roll<'a> = dyn Fn(usize, Context) -> Result<Vec<Tensor>, TrainError> + 'a;
@@ -40,6 +42,9 @@ pub struct StreamSubject<'a> {
     pub roll: Box<Roll<'a>>,
 }
 
+/// A change that only another picture makes. A mean over clips would hide what a plan does at a cut, which is rare.
+const CUT: f32 = 0.5;
+
 /// Settings of a search over intervals.
 #[derive(Clone, Debug)]
 pub struct StreamSearch {
@@ -47,13 +52,14 @@ pub struct StreamSearch {
     pub period: usize,
     /// Neighbours of a proposal that are sampled.
     pub moves: usize,
-    /// Between which changes of the picture the plan is followed.
+    /// Between which changes of the picture the plan is followed; a spike begins at the widest change of the clips, where it
+    /// was judged, and here at the latest.
     pub limits: MotionLimits,
 }
 
 impl Default for StreamSearch {
     fn default() -> Self {
-        Self { period: 8, moves: 24, limits: MotionLimits::default() }
+        Self { period: 8, moves: 24, limits: MotionLimits { spike: CUT, ..MotionLimits::default() } }
     }
 }
 
@@ -85,13 +91,14 @@ pub fn search(
     watch("running the clips in full")?;
     let judge = Judge::new(subject, period)?;
     let menu = judge.menu(watch)?;
+    let limits = MotionLimits { spike: judge.spike(&settings.limits), ..settings.limits };
     let mut found = Vec::with_capacity(budgets.len());
     for &budget in budgets {
         let choice = improve(&judge, &menu, (budget, settings.moves), &mut |harm| {
             watch(&format!("budget {budget}: {:.2} dB", -10.0 * harm / std::f64::consts::LN_10))
         })?;
         let provenance = format!("router stream, budget {budget}");
-        let plan = judge.plan(&choice, (settings.limits, &provenance))?;
+        let plan = judge.plan(&choice, (limits, &provenance))?;
         found.push(FoundStream { plan, share: menu.share(&choice), harm: judge.harm(&choice)? });
     }
     Ok(found)
@@ -102,13 +109,22 @@ struct Judge<'s, 'a> {
     subject: &'s StreamSubject<'a>,
     period: usize,
     teachers: Vec<Vec<Tensor>>,
+    /// The widest change of the clips.
+    widest: f32,
 }
 
 impl<'s, 'a> Judge<'s, 'a> {
     fn new(subject: &'s StreamSubject<'a>, period: usize) -> Result<Self, TrainError> {
-        let teachers =
-            (0..subject.trials).map(|trial| (subject.roll)(trial, Context::off())).collect::<Result<_, _>>()?;
-        Ok(Self { subject, period, teachers })
+        let widest = Widest::default();
+        let teachers = (0..subject.trials)
+            .map(|trial| (subject.roll)(trial, widest.context(&subject.run)?))
+            .collect::<Result<_, TrainError>>()?;
+        Ok(Self { subject, period, teachers, widest: widest.change() })
+    }
+
+    /// Where the plan ends: with the widest change it was judged at, or that which `motion` takes without being asked.
+    fn spike(&self, limits: &MotionLimits) -> f32 {
+        self.widest.max(MotionLimits::default().spike).min(limits.spike)
     }
 
     /// Mean squared difference of each trial's finished latents from the teacher's.
@@ -251,7 +267,19 @@ mod tests {
             let slow = computed(&found.plan, Site::feed_forward(0).with_branch(level));
             assert!(fast == 8 && slow < 8, "{fast} {slow}");
         }
-        assert_eq!(found.plan.header().repeats, Some(MotionLimits::default()));
+    }
+
+    #[test]
+    fn motion_is_followed_as_far_as_it_was_judged() {
+        // Brightnesses a quarter apart: the widest finite change is that from the first quarter to the second.
+        let spike = |limit: f32| {
+            let limits = MotionLimits { spike: limit, ..MotionLimits::default() };
+            let settings = StreamSearch { limits, ..StreamSearch::default() };
+            let found = search(&subject(2), &[0.6], &settings, &mut |_| Ok(())).unwrap().remove(0);
+            found.plan.header().repeats.unwrap().spike
+        };
+        assert_eq!(spike(10.0), 1.0);
+        assert_eq!(spike(CUT), CUT);
     }
 
     #[test]
