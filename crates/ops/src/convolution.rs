@@ -5,6 +5,7 @@
 //! the way to the result.
 
 mod engine;
+mod input;
 mod packing;
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,11 @@ impl Unwritten {
         // SAFETY: inside the allocation by the assertion, not shared by the caller's promise; every bit pattern is an f32.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
     }
+
+    /// Asks for memory that will soon be written.
+    pub(crate) fn fetch(&self, start: usize, length: usize) {
+        crate::simd::fetch_at(self.start.wrapping_add(start), length);
+    }
 }
 
 /// A vector of `length` values that `work` writes; clearing it first would cost a pass over memory.

@@ -75,6 +75,46 @@ pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Asks for values that will soon be read or written whole, so that nobody waits for memory then.
+#[inline(always)]
+pub(crate) fn fetch(values: &[f32]) {
+    fetch_at(values.as_ptr(), values.len());
+}
+
+/// The same for `length` values from an address on, which nothing is read from.
+#[inline(always)]
+pub(crate) fn fetch_at(values: *const f32, length: usize) {
+    /// Values of a cache line.
+    const LINE: usize = 16;
+    #[cfg(target_arch = "x86_64")]
+    for place in (0..length).step_by(LINE) {
+        #[allow(unsafe_code)]
+        // SAFETY: a hint, which every such machine has and which faults at no address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(values.wrapping_add(place).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, length, LINE);
+}
+
+/// The same for what is needed later than that: into the second-level cache, as the first has no room for it yet.
+#[inline(always)]
+pub(crate) fn fetch_early(words: &[u32]) {
+    /// Words of a cache line.
+    const LINE: usize = 16;
+    #[cfg(target_arch = "x86_64")]
+    for line in words.chunks(LINE) {
+        #[allow(unsafe_code)]
+        // SAFETY: a hint, which every such machine has and which faults at no address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, LINE);
+}
+
 /// Compiles a function's body for each level and calls the widest that this machine has. Inside, `FUSED` says whether
 /// fused multiply-add exists; the loops are plain Rust which the compiler vectorises.
 macro_rules! multiversion {

@@ -7,7 +7,7 @@
 //! row and column.
 
 use crate::elementary::bf16_pair;
-use crate::simd::{Level, level};
+use crate::simd::{Level, fetch_early, level};
 use crate::types::Precision;
 
 /// Columns of one vector.
@@ -56,6 +56,11 @@ impl Arithmetic {
             left -= width;
         }
         widths
+    }
+
+    /// Rows of a whole tile.
+    pub(crate) fn tile_rows(self) -> usize {
+        if self.level == Level::Avx2 { 6 } else { 8 }
     }
 
     /// Vectors of a panel of keys.
@@ -177,6 +182,9 @@ pub(crate) struct Right<'a> {
     pub(crate) width: usize,
     /// Columns whose sums are wanted. Those that fill the last vector may be written or left as they are.
     pub(crate) columns: usize,
+    /// What will be wanted next, asked for tile by tile: weights come from far away, and whoever shares the last-level cache
+    /// may have driven them out of it.
+    pub(crate) ahead: &'a [u32],
 }
 
 /// left · right into `sums`.
@@ -199,6 +207,7 @@ pub(crate) fn multiply(arithmetic: Arithmetic, left: Left<'_>, steps: &Steps, ri
         sums: sums.values.as_mut_ptr(),
         sums_step: sums.row_step,
         accumulate: sums.accumulate,
+        ahead: right.ahead,
     };
     #[cfg(target_arch = "x86_64")]
     if arithmetic.level == Level::Avx2 && width == 1 {
@@ -222,6 +231,20 @@ struct Pointers<'a> {
     sums: *mut f32,
     sums_step: usize,
     accumulate: bool,
+    ahead: &'a [u32],
+}
+
+impl Pointers<'_> {
+    /// Asks for the next part of what comes ahead, of as many parts as `rows` rows make tiles.
+    #[inline(always)]
+    fn look_ahead(&mut self, rows: usize, per_tile: usize) {
+        if self.ahead.is_empty() {
+            return;
+        }
+        let (now, later) = self.ahead.split_at(self.ahead.len().div_ceil(rows.div_ceil(per_tile)));
+        fetch_early(now);
+        self.ahead = later;
+    }
 }
 
 /// Runs tiles of 8, then 4, 2 and 1 rows; 16 for the narrowest panel, which would wait for its own sums, where rows are
@@ -229,6 +252,7 @@ struct Pointers<'a> {
 #[allow(unsafe_code)]
 fn rows<const WIDTH: usize>(arithmetic: Arithmetic, mut pointers: Pointers<'_>, mut left: usize) {
     while left > 0 {
+        pointers.look_ahead(left, 8);
         // SAFETY: `multiply` checked the bounds of all rows, and `Arithmetic` was made from the machine's level.
         let done = unsafe {
             match left {
@@ -257,25 +281,18 @@ const SIDE_BY_SIDE: u8 = 2;
 /// The same for AVX2, whose registers hold 6 rows of one vector, or 8 of half a one.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
-fn rows_avx2(mut pointers: Pointers<'_>, mut left: usize, columns: usize, contiguous: bool) {
+fn rows_avx2(pointers: Pointers<'_>, left: usize, columns: usize, contiguous: bool) {
     let half = columns <= LANES / 2;
-    while left > 0 {
-        let rows = if half { left.min(8) } else { next_rows(left) };
-        // SAFETY: `multiply` checked the bounds of all rows, and the level was found on this machine.
-        unsafe {
-            match (half, contiguous, pointers.left_step) {
-                (true, true, _) => x86::tile_avx2::<1, SIDE_BY_SIDE>(pointers, rows),
-                (true, false, 1) => x86::tile_avx2::<1, NEIGHBOURS>(pointers, rows),
-                (true, false, _) => x86::tile_avx2::<1, ANYWHERE>(pointers, rows),
-                (false, true, _) => x86::tile_avx2::<2, SIDE_BY_SIDE>(pointers, rows),
-                (false, false, 1) => x86::tile_avx2::<2, NEIGHBOURS>(pointers, rows),
-                (false, false, _) => x86::tile_avx2::<2, ANYWHERE>(pointers, rows),
-            }
+    // SAFETY: `multiply` checked the bounds of all rows, and the level was found on this machine.
+    unsafe {
+        match (half, contiguous, pointers.left_step) {
+            (true, true, _) => x86::tiles_avx2::<1, SIDE_BY_SIDE>(pointers, left),
+            (true, false, 1) => x86::tiles_avx2::<1, NEIGHBOURS>(pointers, left),
+            (true, false, _) => x86::tiles_avx2::<1, ANYWHERE>(pointers, left),
+            (false, true, _) => x86::tiles_avx2::<2, SIDE_BY_SIDE>(pointers, left),
+            (false, false, 1) => x86::tiles_avx2::<2, NEIGHBOURS>(pointers, left),
+            (false, false, _) => x86::tiles_avx2::<2, ANYWHERE>(pointers, left),
         }
-        left -= rows;
-        // One past the last row at most, and not read there.
-        pointers.left = pointers.left.wrapping_add(rows * pointers.left_step);
-        pointers.sums = pointers.sums.wrapping_add(rows * pointers.sums_step);
     }
 }
 
@@ -338,7 +355,7 @@ unsafe fn tile_plain<const ROWS: usize, const WIDTH: usize, const FUSED: bool>(p
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{LANES, NEIGHBOURS, Pointers, SIDE_BY_SIDE};
+    use super::{LANES, NEIGHBOURS, Pointers, SIDE_BY_SIDE, next_rows};
     use std::arch::x86_64::*;
 
     /// The body shared by both AVX-512 tiles: `$multiply` adds the products of one step.
@@ -412,27 +429,36 @@ mod x86 {
         unsafe { tile_512!(pointers, ROWS, WIDTH, |total, left, right| _mm512_fmadd_ps(left, right, total)) }
     }
 
-    /// A tile of `rows` rows by `HALVES` times 8 columns, whose panel is one vector wide.
+    /// Tiles of 6 rows or fewer by 16 columns, or of 8 by 8 for one half of them; the panel is one vector wide.
     ///
     /// # Safety
-    /// All rows lie inside their slices; the machine has AVX2 and fused multiply-add. Rows are at most 8, or 6 for two
-    /// halves, and the left factor is as `LEFT` says.
-    pub(super) unsafe fn tile_avx2<const HALVES: usize, const LEFT: u8>(pointers: Pointers<'_>, rows: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match rows {
-                1 => rows_avx2::<1, HALVES, LEFT>(pointers),
-                2 => rows_avx2::<2, HALVES, LEFT>(pointers),
-                3 => rows_avx2::<3, HALVES, LEFT>(pointers),
-                4 => rows_avx2::<4, HALVES, LEFT>(pointers),
-                5 => rows_avx2::<5, HALVES, LEFT>(pointers),
-                6 => rows_avx2::<6, HALVES, LEFT>(pointers),
-                7 => rows_avx2::<7, HALVES, LEFT>(pointers),
-                _ => rows_avx2::<8, HALVES, LEFT>(pointers),
+    /// All rows lie inside their slices; the machine has AVX2 and fused multiply-add. The left factor is as `LEFT` says.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn tiles_avx2<const HALVES: usize, const LEFT: u8>(mut pointers: Pointers<'_>, mut left: usize) {
+        while left > 0 {
+            let rows = if HALVES == 1 { left.min(8) } else { next_rows(left) };
+            pointers.look_ahead(left, 6);
+            // SAFETY: the caller's promise.
+            unsafe {
+                match rows {
+                    1 => rows_avx2::<1, HALVES, LEFT>(pointers),
+                    2 => rows_avx2::<2, HALVES, LEFT>(pointers),
+                    3 => rows_avx2::<3, HALVES, LEFT>(pointers),
+                    4 => rows_avx2::<4, HALVES, LEFT>(pointers),
+                    5 => rows_avx2::<5, HALVES, LEFT>(pointers),
+                    6 => rows_avx2::<6, HALVES, LEFT>(pointers),
+                    7 => rows_avx2::<7, HALVES, LEFT>(pointers),
+                    _ => rows_avx2::<8, HALVES, LEFT>(pointers),
+                }
             }
+            left -= rows;
+            // One past the last row at most, and not read there.
+            pointers.left = pointers.left.wrapping_add(rows * pointers.left_step);
+            pointers.sums = pointers.sums.wrapping_add(rows * pointers.sums_step);
         }
     }
 
+    #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn rows_avx2<const ROWS: usize, const HALVES: usize, const LEFT: u8>(pointers: Pointers<'_>) {
         // SAFETY: the caller's promise.

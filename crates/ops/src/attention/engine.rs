@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::packing::{BLOCK, KeyLayout, Rows};
+use super::packing::{BLOCK, KeyLayout, Rows, as_words};
 use crate::elementary::exp_not_positive;
 use crate::parallel::{
     Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, aligned, at_least, for_units, with_scratch, written,
 };
-use crate::simd::multiversion;
+use crate::simd::{fetch, multiversion};
 use crate::tile::{LANES, Left, Right, Steps, Sums};
 
 /// Queries that walk together.
@@ -22,6 +22,7 @@ const NARROW_QUERIES: usize = 24;
 const TILED_QUERIES: usize = 32;
 /// Bytes of all heads' keys and values that stay in the second-level cache while queries pass.
 const SMALL_KEYS: usize = 1 << 18;
+
 /// Operations worth waking threads for: a softmax takes as long as twice its products.
 const WORTH: usize = WORTH_FLOPS / 4;
 
@@ -87,8 +88,8 @@ pub(crate) fn pack(
     let worth = batch * heads * key_count * width >= WORTH_VALUES;
     for_heads(layout, worth, packed_keys, packed_values, |index, key_words, value_words| {
         let (batch, head) = (index / heads, index % heads);
-        layout.pack_keys(key_count, |row| keys.row(batch, row, head, width), key_words);
-        layout.pack_values(key_count, |row| values.row(batch, row, head, width), value_words);
+        layout.pack_keys(key_count, keys.of_head(batch, head, width), key_words);
+        layout.pack_values(key_count, values.of_head(batch, head, width), value_words);
     });
     (key_words, value_words)
 }
@@ -109,6 +110,13 @@ pub(crate) fn for_heads(
         let parts = keys.chunks_mut(key_words).zip(values.chunks_mut(value_words));
         parts.enumerate().for_each(|(index, (keys, values))| work(index, keys, values));
     }
+}
+
+/// Queries of one head that walk together.
+struct Unit {
+    batch: usize,
+    head: usize,
+    queries: Range<usize>,
 }
 
 impl Attention<'_> {
@@ -132,30 +140,42 @@ impl Attention<'_> {
         #[allow(unsafe_code)]
         unsafe {
             written(length, |output| {
-                for_units(self.batch * self.heads * blocks, flops >= WORTH, |index| {
+                let units = self.batch * self.heads * blocks;
+                let unit = |index: usize| {
                     let (batch, rest) = (index / (self.heads * blocks), index % (self.heads * blocks));
                     let (head, block) = match queries_first {
                         true => (rest % self.heads, rest / self.heads),
                         false => (rest / blocks, rest % blocks),
                     };
+                    Unit { batch, head, queries: block * together..self.query_count.min((block + 1) * together) }
+                };
+                for_units(units, flops >= WORTH, |index| {
                     with_scratch(|scratch| {
-                        let queries = block * together..self.query_count.min((block + 1) * together);
-                        self.unit(batch, head, queries, &steps, scratch, output);
+                        let unit_now = unit(index);
+                        self.fetch(&unit_now, (index + 1 < units).then(|| unit(index + 1)).as_ref(), output);
+                        self.unit(&unit_now, &steps, scratch, output);
                     });
                 });
             })
         }
     }
 
-    fn unit(
-        &self,
-        batch: usize,
-        head: usize,
-        queries: Range<usize>,
-        steps: &Steps,
-        scratch: &mut Scratch,
-        output: &Unwritten,
-    ) {
+    /// Asks for the rows that a unit will write and for the queries of the next: rows of one head lie so far apart that the
+    /// processor does not see them coming.
+    fn fetch(&self, unit: &Unit, next: Option<&Unit>, output: &Unwritten) {
+        let width = self.keys.layout.width;
+        for query in unit.queries.clone() {
+            output.fetch(((unit.batch * self.query_count + query) * self.heads + unit.head) * width, width);
+        }
+        if let Some(next) = next {
+            for query in next.queries.clone() {
+                fetch(self.queries.row(next.batch, query, next.head, width));
+            }
+        }
+    }
+
+    fn unit(&self, unit: &Unit, steps: &Steps, scratch: &mut Scratch, output: &Unwritten) {
+        let Unit { batch, head, ref queries } = *unit;
         let layout = self.keys.layout;
         let (width, columns, arithmetic) = (layout.width, layout.columns(), layout.arithmetic);
         let (first, count) = (queries.start, queries.len());
@@ -168,15 +188,15 @@ impl Attention<'_> {
         #[cfg(target_arch = "x86_64")]
         let _tiles = arithmetic.is_tiled().then(crate::amx::Tiles::shape);
         for query in 0..count {
-            let scaled = at_least(rows, width);
             let row = self.queries.row(batch, first + query, head, width);
-            for (scaled, value) in scaled.iter_mut().zip(row) {
-                *scaled = value * self.scale;
-            }
             let target = &mut queries[query * layout.width_steps..][..layout.width_steps];
-            if arithmetic.per_step() > 1 {
-                target[width / 2..].fill(0);
+            if arithmetic.per_step() == 1 {
+                scaled_words(row, self.scale, target);
+                continue;
             }
+            let scaled = at_least(rows, width);
+            scaled_by(row, self.scale, scaled);
+            target[width / 2..].fill(0);
             arithmetic.pack_row(scaled, target);
         }
         let index = batch * self.heads + head;
@@ -192,6 +212,7 @@ impl Attention<'_> {
                     width: layout.panel / LANES,
                     // Matrix tiles take a panel whole.
                     columns: if arithmetic.is_tiled() { layout.panel } else { layout.panel.min(present - panel) },
+                    ahead: &[],
                 };
                 let mut sums = Sums { values: &mut scores[panel..], row_step: BLOCK, accumulate: false };
                 layout.multiply(left, steps, right, &mut sums);
@@ -231,9 +252,7 @@ impl Attention<'_> {
                 target.fill(0.0);
                 continue;
             }
-            for (target, total) in target.iter_mut().zip(&totals[query * columns..]) {
-                *target = total * factor;
-            }
+            scaled_by(&totals[query * columns..][..width], factor, target);
         }
     }
 
@@ -246,19 +265,10 @@ impl Attention<'_> {
         for &vectors in &layout.value_panels {
             let mut sums = Sums { values: &mut totals[column..], row_step: columns, accumulate };
             let columns = (vectors * LANES).min(layout.width - column);
-            let right = Right { words: &values[column * block_steps..], width: vectors, columns };
+            let right = Right { words: &values[column * block_steps..], width: vectors, columns, ahead: &[] };
             layout.multiply(left, &steps, right, &mut sums);
             column += vectors * LANES;
         }
-    }
-}
-
-/// The bits of each value.
-fn as_words(values: &[f32]) -> &[u32] {
-    #[allow(unsafe_code, reason = "a float's bits are a word")]
-    // SAFETY: both types have four bytes and the same alignment, and any bits are a u32.
-    unsafe {
-        std::slice::from_raw_parts(values.as_ptr().cast(), values.len())
     }
 }
 
@@ -334,6 +344,22 @@ multiversion! {
             for (score, value) in scores[..present].iter_mut().zip(&values[row * step..][..present]) {
                 *score += value;
             }
+        }
+    }
+}
+
+multiversion! {
+    fn scaled_by(values: &[f32], factor: f32, target: &mut [f32]) {
+        for (target, value) in target.iter_mut().zip(values) {
+            *target = value * factor;
+        }
+    }
+}
+
+multiversion! {
+    fn scaled_words(values: &[f32], factor: f32, words: &mut [u32]) {
+        for (word, value) in words.iter_mut().zip(values) {
+            *word = (value * factor).to_bits();
         }
     }
 }

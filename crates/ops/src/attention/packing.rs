@@ -2,13 +2,15 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::tiled;
-use crate::simd::multiversion;
+use crate::simd::{fetch, multiversion};
 use crate::tile::{Arithmetic, LANES, Left, Right, Steps, Sums, multiply};
 use crate::transpose::transpose;
 
 /// Keys that are scored before the softmax moves on: their scores, probabilities, keys and values stay in the
 /// first-level cache.
 pub(crate) const BLOCK: usize = 256;
+/// Keys whose values are asked for before they are packed.
+const AHEAD: usize = 8;
 /// Vectors in a panel of matrix tiles, of keys or of a value's columns.
 const TILED_VECTORS: usize = 4;
 
@@ -22,7 +24,27 @@ pub(crate) struct Rows<'a> {
     pub(crate) row_step: usize,
 }
 
+/// Rows of one head in a larger tensor.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadRows<'a> {
+    values: &'a [f32],
+    step: usize,
+    width: usize,
+}
+
+impl<'a> HeadRows<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.step..][..self.width]
+    }
+}
+
 impl<'a> Rows<'a> {
+    /// One head's part of all rows.
+    pub(crate) fn of_head(&self, batch: usize, head: usize, width: usize) -> HeadRows<'a> {
+        let start = self.start + batch * self.batch_step + head * width;
+        HeadRows { values: self.values.get(start..).unwrap_or_default(), step: self.row_step, width }
+    }
+
     /// One head's part of a row.
     pub(crate) fn row(&self, batch: usize, row: usize, head: usize, width: usize) -> &'a [f32] {
         let start = self.start + batch * self.batch_step + row * self.row_step + head * width;
@@ -91,31 +113,32 @@ impl KeyLayout {
         multiply(self.arithmetic, left, steps, right, sums);
     }
 
-    /// Packs `count` keys of one head; `row` gives each.
-    pub(crate) fn pack_keys<'a>(&self, count: usize, row: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
+    /// Packs the first `count` keys of one head.
+    pub(crate) fn pack_keys(&self, count: usize, keys: HeadRows<'_>, words: &mut [u32]) {
         let (steps, panel) = (self.width_steps, self.panel);
-        let mut rows = vec![0u32; LANES * steps.next_multiple_of(LANES)];
         let row_step = steps.next_multiple_of(LANES);
+        let mut rows = Vec::new();
         for first in (0..count).step_by(LANES) {
             let present = LANES.min(count - first);
+            for key in first + LANES..count.min(first + 2 * LANES) {
+                fetch(keys.row(key));
+            }
+            let target = &mut words[first / panel * panel * steps + first % panel..];
+            // In f32 a value is its own word, and whole groups are turned round from where they are.
+            if self.arithmetic.per_step() == 1 && present == LANES {
+                turn(as_words(&keys.values[first * keys.step..]), keys.step, steps, target, panel);
+                continue;
+            }
+            rows.resize(LANES * row_step, 0u32);
             for key in 0..LANES {
                 let target = &mut rows[key * row_step..][..steps];
                 if key < present {
-                    self.arithmetic.pack_row(row(first + key), target);
+                    self.arithmetic.pack_row(keys.row(first + key), target);
                 } else {
                     target.fill(0);
                 }
             }
-            let target = &mut words[first / panel * panel * steps + first % panel..];
-            let whole = steps / LANES * LANES;
-            for step in (0..whole).step_by(LANES) {
-                transpose(&rows[step..], row_step, LANES, &mut target[step * panel..], panel);
-            }
-            for step in whole..steps {
-                for key in 0..LANES {
-                    target[step * panel + key] = rows[key * row_step + step];
-                }
-            }
+            turn(&rows, row_step, steps, target, panel);
         }
         // What the last panel misses.
         let written = count.next_multiple_of(LANES) % panel;
@@ -126,12 +149,15 @@ impl KeyLayout {
         }
     }
 
-    /// Packs `count` values of one head; `row` gives each.
-    pub(crate) fn pack_values<'a>(&self, count: usize, row: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
+    /// Packs the first `count` values of one head.
+    pub(crate) fn pack_values(&self, count: usize, values: HeadRows<'_>, words: &mut [u32]) {
         let per_step = self.arithmetic.per_step();
+        if per_step == 1 {
+            return copy_values(self, count, &values, words);
+        }
         for first in (0..count).step_by(per_step) {
-            let second = (per_step == 2 && first + 1 < count).then(|| row(first + 1));
-            self.value_step(first, row(first), second, words);
+            let second = (first + 1 < count).then(|| values.row(first + 1));
+            self.value_step(first, values.row(first), second, words);
         }
     }
 
@@ -172,6 +198,62 @@ impl KeyLayout {
                 };
             }
             column += panel;
+        }
+    }
+}
+
+/// Turns 16 rows of `steps` words round.
+fn turn(rows: &[u32], row_step: usize, steps: usize, target: &mut [u32], target_step: usize) {
+    let whole = steps / LANES * LANES;
+    for step in (0..whole).step_by(LANES) {
+        transpose(&rows[step..], row_step, LANES, &mut target[step * target_step..], target_step);
+    }
+    if whole < steps && steps >= LANES {
+        // The last 16 once more, some of which are done.
+        let step = steps - LANES;
+        return transpose(&rows[step..], row_step, LANES, &mut target[step * target_step..], target_step);
+    }
+    for step in whole..steps {
+        for key in 0..LANES {
+            target[step * target_step + key] = rows[key * row_step + step];
+        }
+    }
+}
+
+/// The bits of each value.
+pub(super) fn as_words(values: &[f32]) -> &[u32] {
+    #[allow(unsafe_code, reason = "a float's bits are a word")]
+    // SAFETY: both types have four bytes and the same alignment, and any bits are a u32.
+    unsafe {
+        std::slice::from_raw_parts(values.as_ptr().cast(), values.len())
+    }
+}
+
+multiversion! {
+    /// Values in f32, each into the panels of its block.
+    fn copy_values(layout: &KeyLayout, count: usize, values: &HeadRows<'_>, words: &mut [u32]) {
+        for key in 0..count {
+            if key + AHEAD < count {
+                fetch(values.row(key + AHEAD));
+            }
+            let row = as_words(values.row(key));
+            let words = &mut words[key / BLOCK * layout.value_block()..];
+            let mut column = 0;
+            for &vectors in &layout.value_panels {
+                let panel = vectors * LANES;
+                let target = &mut words[column * BLOCK + key % BLOCK * panel..][..panel];
+                let source = &row[column..layout.width.min(column + panel)];
+                for (target, source) in target.as_chunks_mut::<LANES>().0.iter_mut().zip(source.chunks(LANES)) {
+                    match source.first_chunk::<LANES>() {
+                        Some(source) => *target = *source,
+                        None => {
+                            target[..source.len()].copy_from_slice(source);
+                            target[source.len()..].fill(0);
+                        }
+                    }
+                }
+                column += panel;
+            }
         }
     }
 }

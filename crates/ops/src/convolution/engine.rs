@@ -10,18 +10,22 @@ use crate::elementary::activated;
 use crate::parallel::{Scratch, Unwritten, WORTH_FLOPS, at_least, for_units, with_scratch, written};
 use crate::profile::{self, Kind};
 use crate::simd::multiversion;
-use crate::tile::{Arithmetic, LANES, Left, Right, Steps, Sums, multiply};
+use crate::tile::{LANES, Left, Right, Steps, Sums, multiply};
 use crate::transpose::transpose;
 use crate::types::Activation;
 
 /// Result pixels in one unit of work.
 const UNIT_PIXELS: usize = 128;
+/// The same where all weights come from afar for each unit.
+const STREAMED_UNIT_PIXELS: usize = 256;
 /// The same for matrix tiles, whose weights stream faster.
 const TILED_UNIT_PIXELS: usize = 512;
 /// Output channels in one unit of work, roughly.
 const UNIT_COLUMNS: usize = 384;
 /// Units to aim at, so that threads finish together.
 const UNITS: usize = 16;
+/// Tiles whose rows lie side by side for a kernel that sees one pixel.
+const CHUNK_TILES: usize = 2;
 /// Pixels that are transposed at a time.
 pub(super) const RUN: usize = 64;
 
@@ -70,6 +74,8 @@ pub(super) struct Call<'a> {
     finish: Finish<'a>,
     /// Extent of the taps in both directions.
     pub(super) extent: usize,
+    /// Pixels that lie side by side where the kernel sees one pixel only: whole tiles of rows.
+    pub(super) chunk: Option<usize>,
 }
 
 /// The convolution of `[batch, in, in_height, in_width]` values.
@@ -77,10 +83,16 @@ pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finis
     let _timed = profile::timed(Kind::Convolution);
     let taps = packed.sets.iter().flat_map(|set| &set.taps);
     let extent = taps.map(|tap| tap.0 + 1).max().unwrap_or(1);
-    let geometry = if extent == 1 { geometry.flattened() } else { geometry };
-    let call = Call { packed, geometry, input, finish, extent };
-    let unit_pixels = if packed.arithmetic.is_tiled() { TILED_UNIT_PIXELS } else { UNIT_PIXELS };
-    let segments = segments(geometry, packed.factor, unit_pixels);
+    let flat = extent == 1 && geometry.stride == 1 && geometry.padding == 0;
+    let geometry = if flat { geometry.flattened() } else { geometry };
+    let chunk = (flat && !packed.arithmetic.is_tiled()).then(|| CHUNK_TILES * packed.arithmetic.tile_rows());
+    let call = Call { packed, geometry, input, finish, extent, chunk };
+    let unit_pixels = match packed.arithmetic.is_tiled() {
+        true => TILED_UNIT_PIXELS,
+        false if packed.is_streamed() => STREAMED_UNIT_PIXELS,
+        false => UNIT_PIXELS,
+    };
+    let segments = segments(geometry, packed.factor, unit_pixels, chunk.unwrap_or(8));
     let per_unit = segments
         .first()
         .map_or(1, |first| (unit_pixels / (first.pixels() * packed.factor * packed.factor).max(1)).max(1));
@@ -113,20 +125,17 @@ pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finis
 impl Geometry {
     /// The same pixels as one row, for a kernel that sees one pixel only.
     fn flattened(self) -> Self {
-        if self.stride != 1 || self.padding != 0 {
-            return self;
-        }
         let pixels = self.height * self.width;
         Self { in_height: 1, in_width: pixels, height: 1, width: pixels, ..self }
     }
 }
 
 /// Cuts the pictures into segments of about `unit_pixels` result pixels: whole rows where they are short.
-fn segments(geometry: Geometry, factor: usize, unit_pixels: usize) -> Vec<Segment> {
+fn segments(geometry: Geometry, factor: usize, unit_pixels: usize, whole: usize) -> Vec<Segment> {
     let room = unit_pixels / factor;
     let parts = geometry.width.div_ceil(room).max(1);
-    // Multiples of 8 keep tiles whole.
-    let across = geometry.width.div_ceil(parts).next_multiple_of(8).min(geometry.width).max(1);
+    // Tiles stay whole.
+    let across = geometry.width.div_ceil(parts).next_multiple_of(whole).min(geometry.width).max(1);
     let down = (room / factor / across).max(1);
     let mut segments = Vec::new();
     for picture in 0..geometry.batch {
@@ -170,18 +179,24 @@ impl Call<'_> {
         for first in (0..packed.channel_steps).step_by(packed.block_steps) {
             let channels = packed.block_steps.min(packed.channel_steps - first);
             let parts = self.pack(segments, first..first + channels, words);
-            for set in &packed.sets {
+            for (number, set) in packed.sets.iter().enumerate() {
                 let steps: Vec<Steps> = parts.iter().map(|part| packed.steps(set, channels, part.width)).collect();
                 let mut column = 0;
-                for &vectors in widths {
+                for (place, &vectors) in widths.iter().enumerate() {
+                    let ahead = match widths.get(place + 1) {
+                        _ if !packed.is_streamed() => &[],
+                        Some(&next) => packed.stored(set, first, first_column + column + vectors * LANES, next),
+                        None => self.next_panel(number, first, (first_column, widths[0])),
+                    };
                     let right = packed.panel(set, first, first_column + column, vectors, panel);
                     let present = (vectors * LANES).min(packed.out_channels - first_column - column);
-                    let right = Right { words: right, width: vectors, columns: present };
+                    let right = Right { words: right, width: vectors, columns: present, ahead };
                     for ((segment, part), steps) in segments.iter().zip(&parts).zip(&steps) {
                         let at = part.before * factor * factor * columns + column;
                         let place = Place {
                             words,
                             start: part.start,
+                            width: part.width,
                             channels,
                             columns,
                             at,
@@ -202,59 +217,37 @@ impl Call<'_> {
         }
     }
 
+    /// What follows the last panel of a set: the next set's, or the next block's first panel.
+    fn next_panel(&self, set: usize, first: usize, (column, width): (usize, usize)) -> &[u32] {
+        let packed = self.packed;
+        let (set, first) = match set + 1 < packed.sets.len() {
+            true => (set + 1, first),
+            false => (0, first + packed.block_steps),
+        };
+        let first = if first < packed.channel_steps { first } else { 0 };
+        packed.sets.get(set).map_or(&[], |set| packed.stored(set, first, column, width))
+    }
+
     /// One panel for all rows of a segment.
     fn panel(&self, segment: &Segment, place: &Place<'_>, steps: &Steps, right: Right<'_>, sums: &mut [f32]) {
         let (factor, stride) = (self.packed.factor, self.geometry.stride);
-        let width = self.padded_width(segment);
         let across = segment.columns.len();
+        // Pixels in a row of the packed input.
+        let together = self.chunk.unwrap_or(across).max(1);
+        let calls = segment.rows.len() * across.div_ceil(together);
+        let mut ahead = right.ahead.chunks(right.ahead.len().div_ceil(calls).max(1));
         for row in 0..segment.rows.len() {
-            let pixel = (row * factor + place.phase.0) * across * factor + place.phase.1;
-            let start = place.start + row * stride * place.channels * width;
-            let left = Left { words: place.words, start, row_step: stride, rows: across };
-            let values = &mut sums[place.at + pixel * place.columns..];
-            let mut sums = Sums { values, row_step: factor * place.columns, accumulate: place.accumulate };
-            multiply(self.packed.arithmetic, left, steps, right, &mut sums);
+            for column in (0..across).step_by(together) {
+                let pixel = (row * factor + place.phase.0) * across * factor + place.phase.1 + column * factor;
+                let start = place.start + (row * stride * place.width + column) * place.channels;
+                let rows = together.min(across - column);
+                let left = Left { words: place.words, start, row_step: stride, rows };
+                let values = &mut sums[place.at + pixel * place.columns..];
+                let mut sums = Sums { values, row_step: factor * place.columns, accumulate: place.accumulate };
+                let right = Right { ahead: ahead.next().unwrap_or_default(), ..right };
+                multiply(self.packed.arithmetic, left, steps, right, &mut sums);
+            }
         }
-    }
-
-    /// Input columns that a segment's row sees, and a few more where rows an even number of cache lines apart would
-    /// share a few of the cache's sets.
-    fn padded_width(&self, segment: &Segment) -> usize {
-        let width = (segment.columns.len() - 1) * self.geometry.stride + self.extent;
-        if width.is_multiple_of(32) { width + LANES } else { width }
-    }
-
-    /// Packs each segment's padded input for the channel steps `steps`, as `[row][step][column]`; gives where each lies.
-    fn pack(&self, segments: &[Segment], steps: Range<usize>, words: &mut Vec<u32>) -> Vec<Part> {
-        let height = |segment: &Segment| (segment.rows.len() - 1) * self.geometry.stride + self.extent;
-        let mut parts = Vec::with_capacity(segments.len());
-        let (mut total, mut before) = (0, 0);
-        for segment in segments {
-            let width = self.padded_width(segment);
-            parts.push(Part { start: total, width, before });
-            total += height(segment) * steps.len() * width;
-            before += segment.pixels();
-        }
-        let words = at_least(words, total);
-        let Geometry { in_height, in_width, stride, padding, .. } = self.geometry;
-        let plane = in_height * in_width;
-        for (segment, &Part { start, width, .. }) in segments.iter().zip(&parts) {
-            let picture =
-                &self.input[segment.picture * self.packed.in_channels * plane..][..self.packed.in_channels * plane];
-            let source = Source {
-                picture,
-                plane,
-                in_height,
-                in_width,
-                channels: self.packed.in_channels,
-                top: (segment.rows.start * stride) as isize - padding as isize,
-                left: (segment.columns.start * stride) as isize - padding as isize,
-                height: height(segment),
-                width,
-            };
-            pack(&source, self.packed.arithmetic, &steps, &mut words[start..]);
-        }
-        parts
     }
 
     /// Turns a segment's sums round (channels outermost) and finishes them into the result.
@@ -298,78 +291,17 @@ impl Call<'_> {
     }
 }
 
-/// A segment's padded input in working memory.
-struct Part {
-    start: usize,
-    /// Columns of a row.
-    width: usize,
-    /// Pixels of the segments before it.
-    before: usize,
-}
-
 /// Where a panel's left factor and sums lie.
 struct Place<'a> {
     words: &'a [u32],
     start: usize,
+    /// Columns of a row of the packed input.
+    width: usize,
     channels: usize,
     columns: usize,
     at: usize,
     phase: (usize, usize),
     accumulate: bool,
-}
-
-/// The input of one segment with its padding.
-struct Source<'a> {
-    picture: &'a [f32],
-    plane: usize,
-    in_height: usize,
-    in_width: usize,
-    channels: usize,
-    top: isize,
-    left: isize,
-    height: usize,
-    width: usize,
-}
-
-multiversion! {
-    fn pack(source: &Source<'_>, arithmetic: Arithmetic, steps: &Range<usize>, words: &mut [u32]) {
-        // Columns of the padded row that lie in the picture.
-        let inside = |left: isize| (left.max(0) as usize).min(source.width);
-        let start = inside(-source.left);
-        let end = inside(source.in_width as isize - source.left).max(start);
-        let from = (source.left + start as isize).max(0) as usize;
-        let mut rows = words.chunks_exact_mut(source.width);
-        for row in 0..source.height {
-            let y = source.top + row as isize;
-            let filled = y >= 0 && (y as usize) < source.in_height && end > start;
-            for (step, target) in steps.clone().zip(&mut rows) {
-                if !filled {
-                    target.fill(0);
-                    continue;
-                }
-                let line = |channel: usize| {
-                    &source.picture[channel * source.plane + y as usize * source.in_width + from..][..end - start]
-                };
-                target[..start].fill(0);
-                target[end..].fill(0);
-                let target = &mut target[start..end];
-                let channel = step * arithmetic.per_step();
-                if arithmetic.per_step() == 1 {
-                    for (target, value) in target.iter_mut().zip(line(channel)) {
-                        *target = value.to_bits();
-                    }
-                } else if channel + 1 < source.channels {
-                    for ((target, first), second) in target.iter_mut().zip(line(channel)).zip(line(channel + 1)) {
-                        *target = crate::elementary::bf16_pair(*first, *second);
-                    }
-                } else {
-                    for (target, first) in target.iter_mut().zip(line(channel)) {
-                        *target = crate::elementary::bf16_pair(*first, 0.0);
-                    }
-                }
-            }
-        }
-    }
 }
 
 multiversion! {

@@ -58,9 +58,12 @@ proptest! {
 fn narrower_machines_agree() {
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
         pretend(level);
-        for precision in [Precision::F32, Precision::Bf16] {
-            let layer = convolution(70, 20, 3, 1, 1, precision);
-            let picture = random(&[2, 20, 9, 21], 3);
+        // A kernel that sees one pixel has a layout of its own, here with several blocks of channels.
+        let cases =
+            [(Precision::F32, 20, 3), (Precision::Bf16, 20, 3), (Precision::F32, 700, 1), (Precision::Bf16, 700, 1)];
+        for (precision, channels, kernel) in cases {
+            let layer = convolution(70, channels, kernel, 1, kernel / 2, precision);
+            let picture = random(&[2, channels, 9, 21], 3);
             let epilogue = ConvEpilogue { activation: Activation::Silu, ..Default::default() };
             let twin = layer.forward_reference(&picture, &epilogue).unwrap();
             assert_close(&layer.forward_with(&picture, &epilogue).unwrap(), &twin, 2e-6);
@@ -70,8 +73,8 @@ fn narrower_machines_agree() {
 
 #[test]
 fn threads_and_batch_change_no_bit() {
-    for precision in [Precision::F32, Precision::Bf16] {
-        let layer = convolution(48, 64, 3, 1, 1, precision);
+    for (precision, kernel) in [(Precision::F32, 3), (Precision::Bf16, 3), (Precision::F32, 1), (Precision::Bf16, 1)] {
+        let layer = convolution(48, 64, kernel, 1, kernel / 2, precision);
         let pictures = random(&[3, 64, 30, 30], 3);
         let forward = |threads| on_threads(threads, || values(&layer.forward(&pictures).unwrap()));
         let one = forward(1);
