@@ -6,8 +6,9 @@
 #![allow(unsafe_code, reason = "intrinsics on raw addresses that the caller vouches for")]
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
-use super::{STRIP_COLUMNS, TILE_COLUMNS, kernel::Tile};
+use super::{STRIP_COLUMNS, TILE_COLUMNS, TILE_ROWS, kernel::StripRun};
 
 /// Defines a strip kernel: `$add(sum, row step as 8 words, column)` with sums kept as bits in `__m256i`.
 macro_rules! strip_kernel {
@@ -15,38 +16,50 @@ macro_rules! strip_kernel {
         $(#[$doc])*
         ///
         /// # Safety
-        /// As [`super::Kernel::run_strip`]; the machine must have AVX2 and FMA.
-        pub(crate) unsafe fn $name(tile: &Tile<'_>) {
-            // SAFETY: by the caller.
-            unsafe {
-                match tile.rows {
-                    1 => $inner::<1>(tile),
-                    2 => $inner::<2>(tile),
-                    3 => $inner::<3>(tile),
-                    4 => $inner::<4>(tile),
-                    5 => $inner::<5>(tile),
-                    _ => $inner::<6>(tile),
+        /// As [`super::kernel::Strips::run`]; the machine must have AVX2 and FMA.
+        #[target_feature(enable = "avx2,fma")]
+        pub(crate) unsafe fn $name(run: &StripRun) {
+            let (mut rows, mut sums, mut left) = (run.rows, run.sums, run.count);
+            while left > 0 {
+                // SAFETY: by the caller.
+                unsafe {
+                    match left {
+                        1 => $inner::<1>(run, rows, sums),
+                        2 => $inner::<2>(run, rows, sums),
+                        3 => $inner::<3>(run, rows, sums),
+                        4 => $inner::<4>(run, rows, sums),
+                        5 => $inner::<5>(run, rows, sums),
+                        _ => $inner::<TILE_ROWS>(run, rows, sums),
+                    }
                 }
+                // Past the end at last, and not read there.
+                rows = rows.wrapping_add(TILE_ROWS * run.stride);
+                sums = sums.wrapping_add(run.tile_step);
+                left = left.saturating_sub(TILE_ROWS);
             }
         }
 
+        #[inline]
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn $inner<const ROWS: usize>(tile: &Tile<'_>) {
+        unsafe fn $inner<const ROWS: usize>(run: &StripRun, rows: *const u8, target: *mut f32) {
             let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-            // SAFETY: sums, rows and strip are as `Tile` says.
+            let rows: [*const i32; ROWS] = std::array::from_fn(|row| rows.wrapping_add(row * run.stride).cast());
+            // Addresses in registers of their own: knowing their distance, the compiler would add it up at each step, which
+            // takes an eighth longer.
+            let rows = black_box(rows);
+            // SAFETY: sums, rows and strip are as `StripRun` says.
             unsafe {
-                let target = |row: usize, half: usize| tile.sums.add(row * TILE_COLUMNS + half * 8).cast::<__m256i>();
-                if tile.accumulate {
+                let target = |row: usize, half: usize| target.add(row * TILE_COLUMNS + half * 8).cast::<__m256i>();
+                if run.accumulate {
                     for (row, sums) in sums.iter_mut().enumerate() {
                         *sums = [_mm256_load_si256(target(row, 0)), _mm256_load_si256(target(row, 1))];
                     }
                 }
-                let mut strip = tile.panel.cast::<__m256i>();
-                for step in 0..tile.steps {
+                let mut strip = run.strip.cast::<__m256i>();
+                for step in 0..run.steps {
                     let columns = [_mm256_load_si256(strip), _mm256_load_si256(strip.add(1))];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let value = tile.pointers[row].cast::<i32>().add(step).read_unaligned();
-                        let value = _mm256_set1_epi32(value);
+                    for (row, sums) in rows.iter().zip(&mut sums) {
+                        let value = _mm256_set1_epi32(row.add(step).read_unaligned());
                         *sums = [$add(sums[0], value, columns[0]), $add(sums[1], value, columns[1])];
                     }
                     strip = strip.add(2);

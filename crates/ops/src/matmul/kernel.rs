@@ -80,6 +80,30 @@ pub(crate) struct Kernel {
 
 type TileFunction = unsafe fn(&Tile<'_>);
 
+/// All tiles of some rows by one strip.
+#[derive(Debug)]
+pub(crate) struct StripRun {
+    /// The first row's first step.
+    pub(crate) rows: *const u8,
+    /// Bytes from a row to the next.
+    pub(crate) stride: usize,
+    /// Rows, at least 1.
+    pub(crate) count: usize,
+    /// Steps to sum.
+    pub(crate) steps: usize,
+    /// The strip's first step, aligned to 64 bytes; `steps` steps of 64 bytes follow.
+    pub(crate) strip: *const u8,
+    /// The strip's part of the first tile's sums, aligned to 64 bytes: [`TILE_ROWS`] rows of [`super::TILE_COLUMNS`]; for int8
+    /// they are `i32`.
+    pub(crate) sums: *mut f32,
+    /// Sums from a tile to the next.
+    pub(crate) tile_step: usize,
+    /// Whether to add to what `sums` holds.
+    pub(crate) accumulate: bool,
+}
+
+type StripFunction = unsafe fn(&StripRun);
+
 /// Widens this many steps of a strip, from an address aligned to 64 bytes to another, [`Strips::widening`] times as many.
 pub(crate) type Widen = unsafe fn(*const u8, usize, *mut u8);
 
@@ -92,11 +116,10 @@ enum Way {
     Strips(Strips),
 }
 
-/// A kernel for strips of [`STRIP_COLUMNS`]: [`Tile::panel`] is one of them then, a step of 64 bytes after the other, and
-/// [`Tile::sums`] its part of the tile's sums.
+/// A kernel for strips of [`STRIP_COLUMNS`], a step of 64 bytes after the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strips {
-    multiply: TileFunction,
+    multiply: StripFunction,
     /// For strips that are stored narrower than the kernel reads them.
     widen: Option<Widen>,
 }
@@ -122,16 +145,15 @@ impl Strips {
         (room.as_ptr(), 2 * steps)
     }
 
-    /// Computes one strip of a tile.
+    /// Computes one strip of all tiles.
     ///
     /// # Safety
-    /// The addresses in `tile` must be readable (rows, strip) and writable (sums) as its fields say.
+    /// The addresses in `run` must be readable (rows, strip) and writable (sums) as its fields say.
     #[allow(unsafe_code, reason = "the kernels read through raw addresses")]
     #[inline]
-    pub(crate) unsafe fn run(&self, tile: &Tile<'_>) {
-        debug_assert!((1..=TILE_ROWS).contains(&tile.rows));
+    pub(crate) unsafe fn run(&self, run: &StripRun) {
         // SAFETY: the function was chosen among those whose instructions this machine has; addresses by the caller.
-        unsafe { (self.multiply)(tile) }
+        unsafe { (self.multiply)(run) }
     }
 }
 

@@ -75,6 +75,11 @@ impl<'a> Rows<'a> {
         self.values.as_ptr().wrapping_add(row * self.depth).cast()
     }
 
+    /// Bytes from a row to the next, as the last `load` left them.
+    pub(crate) fn stride(&self, scratch: &RowScratch) -> usize {
+        if scratch.stride == 0 { self.depth * 4 } else { scratch.stride }
+    }
+
     /// Address of a row's first step. `first` is that of the last `load`, which covers `row`; all steps follow.
     pub(crate) fn pointer(&self, row: usize, first: usize, scratch: &RowScratch) -> *const u8 {
         if scratch.stride == 0 {

@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::drive::Place;
-use super::kernel::Strips;
-use super::{Product, RowScratch, STRIP_COLUMNS, Sink, TILE_COLUMNS, TILE_ROWS, Tile};
+use super::kernel::{StripRun, Strips};
+use super::{Product, RowScratch, STRIP_COLUMNS, Sink, TILE_COLUMNS, TILE_ROWS};
 
 /// Most rows of a block.
 pub(super) const BLOCK_ROWS: usize = 32 * TILE_ROWS;
@@ -77,6 +77,28 @@ impl<Out: Sink> Product<'_, Out> {
             let (source, steps) = strips.widen(source, work.steps.len(), widened);
             let finishes = work.last && index + 1 == passes.len();
             let offset = work.steps.start * self.packed.kernel.operand.row_step_bytes();
+            let lies_at = |row: usize| self.rows.pointer(row, block.first, scratch).wrapping_add(offset);
+            let tile_sums = TILE_ROWS * TILE_COLUMNS;
+            let (first, sums_from) = ((work.slot + pair) * tile_sums, strip * STRIP_COLUMNS);
+            let last_tile = first + (block.row_tiles.len() - 1) * work.per_tile * tile_sums;
+            assert!((last_tile + tile_sums) * 4 <= sums.bytes(), "a tile lies outside the scratch");
+            let run = StripRun {
+                rows: lies_at(block.first),
+                stride: self.rows.stride(scratch),
+                count: block.count,
+                steps,
+                strip: source,
+                sums: sums.as_mut_ptr().cast::<f32>().wrapping_add(first + sums_from),
+                tile_step: work.per_tile * tile_sums,
+                accumulate: work.steps.start > 0,
+            };
+            #[allow(unsafe_code, reason = "the kernels read through raw addresses")]
+            // SAFETY: rows were loaded for this kernel, the strip has the steps of its weight, sums were reserved.
+            let multiply = |run: &StripRun| unsafe { strips.run(run) };
+            if !finishes {
+                multiply(&run);
+                continue;
+            }
             for (tile_index, tile) in block.row_tiles.clone().enumerate() {
                 let first_row = tile * TILE_ROWS;
                 let place = Place {
@@ -87,34 +109,14 @@ impl<Out: Sink> Product<'_, Out> {
                     slot: work.slot + tile_index * work.per_tile,
                     next: None,
                 };
-                if finishes {
-                    self.sink.expect(first_row, place.rows, work.panel * TILE_COLUMNS);
-                }
-                let mut pointers = [std::ptr::null(); TILE_ROWS];
-                for (row, pointer) in pointers.iter_mut().take(place.rows).enumerate() {
-                    *pointer = self.rows.pointer(first_row + row, block.first, scratch).wrapping_add(offset);
-                }
-                let start = (place.slot + pair) * TILE_ROWS * TILE_COLUMNS * 4;
-                assert!(start + TILE_ROWS * TILE_COLUMNS * 4 <= sums.bytes(), "a tile lies outside the scratch");
-                let tile = Tile {
-                    rows: place.rows,
-                    pointers: &pointers,
-                    stride: 0,
-                    columns: STRIP_COLUMNS,
-                    steps,
-                    panel: source,
-                    ahead: source,
-                    sums: sums.as_mut_ptr().wrapping_add(start + strip * STRIP_COLUMNS * 4).cast(),
-                    accumulate: work.steps.start > 0,
-                };
-                #[allow(unsafe_code, reason = "the kernels read through raw addresses")]
-                // SAFETY: rows were loaded for this kernel, the strip has the steps of its weight, sums were reserved.
-                unsafe {
-                    strips.run(&tile);
-                }
-                if finishes {
-                    self.finish(&place, scratch, sums);
-                }
+                self.sink.expect(first_row, place.rows, work.panel * TILE_COLUMNS);
+                multiply(&StripRun {
+                    rows: lies_at(first_row),
+                    count: place.rows,
+                    sums: run.sums.wrapping_add(tile_index * run.tile_step),
+                    ..run
+                });
+                self.finish(&place, scratch, sums);
             }
         }
     }
