@@ -28,6 +28,7 @@ mod generation;
 mod help;
 mod initial;
 mod inspection;
+mod morph_pictures;
 mod morphing;
 mod plans;
 mod records;

@@ -26,7 +26,7 @@ pub use mask::{Mask, MaskPreset, StepMask};
 pub use motion::{Motion, MotionLimits};
 pub use off::Off;
 pub use options::OptionDoc;
-pub use plan::{Replay, follow};
+pub use plan::{Replay, follow, plan_file};
 pub use taylor::{Basis, Taylor, taylor_coefficients};
 
 use crate::{CacheError, Policy};

@@ -61,7 +61,7 @@ impl CacheChoice {
         let mode = mode.unwrap_or("off");
         let options = options.join(",");
         // A replayed plan is a plan of its own to the rest, however it was spelled.
-        let file = mode.strip_prefix("plan:").map_or(mode, |file| file.strip_prefix("file=").unwrap_or(file));
+        let file = policies::plan_file(mode).unwrap_or(mode);
         let decider = if Path::new(file).is_file() || file.ends_with(".safetensors") {
             if !options.is_empty() {
                 return Err(usage("--cache-option: a plan file has no options"));

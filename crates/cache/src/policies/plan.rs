@@ -22,6 +22,12 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     },
 };
 
+/// The file that `plan:FILE` or `plan:file=FILE` names; none for another spelling.
+pub fn plan_file(text: &str) -> Option<&str> {
+    let (name, file) = text.split_once(':')?;
+    (name == DESCRIPTOR.name).then(|| file.strip_prefix("file=").unwrap_or(file))
+}
+
 /// The policy that follows a plan, once through or, for one that repeats, in every period of a run without end.
 pub fn follow(plan: Plan) -> Box<dyn Policy> {
     Replay::new(plan).into_policy()

@@ -22,7 +22,6 @@ const NARROW_QUERIES: usize = 24;
 const TILED_QUERIES: usize = 32;
 /// Bytes of all heads' keys and values that stay in the second-level cache while queries pass.
 const SMALL_KEYS: usize = 1 << 18;
-
 /// Operations worth waking threads for: a softmax takes as long as twice its products.
 const WORTH: usize = WORTH_FLOPS / 4;
 
@@ -151,9 +150,9 @@ impl Attention<'_> {
                 };
                 for_units(units, flops >= WORTH, |index| {
                     with_scratch(|scratch| {
-                        let unit_now = unit(index);
-                        self.fetch(&unit_now, (index + 1 < units).then(|| unit(index + 1)).as_ref(), output);
-                        self.unit(&unit_now, &steps, scratch, output);
+                        let now = unit(index);
+                        self.fetch(&now, (index + 1 < units).then(|| unit(index + 1)).as_ref(), output);
+                        self.unit(&now, &steps, scratch, output);
                     });
                 });
             })
