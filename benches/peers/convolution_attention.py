@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str
 import torch  # noqa: E402
 import torch.nn.functional as functional  # noqa: E402
 
-from turns import Refrain, ceiling, timed  # noqa: E402
+from turns import Refrain, ceiling, in_turn  # noqa: E402
 
 # name, batch, channels in and out, size, kernel, stride, enlarged by two first
 CONVOLUTIONS = [
@@ -108,22 +108,15 @@ def other(command, dtype):
 
 
 def compare(refrain, command, ways, guess, rounds):
-    """Best seconds of refrain and of PyTorch, in turn."""
+    """Refrain and PyTorch in turn."""
     refrain.ask(command)
-    repetitions = max(1, min(50, int(0.02 / guess)))
-    ours, theirs = [], []
-    for _ in range(rounds):
-        ours += refrain.run(repetitions)
-        for way in ways:
-            theirs += timed(way, repetitions)
-        time.sleep(0.01)
-    return min(ours), min(theirs, default=float("nan"))
+    return in_turn(refrain, ways, max(1, min(50, int(0.05 / guess))), rounds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the example `convolution_attention`, built in release mode")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--no-peer-bf16", action="store_true",
                         help="leave PyTorch's bf16 out: without bf16 units its convolutions take minutes each")
     parser.add_argument("--machine", default="", help="words for the table's head, such as `2-core AMD Zen 4, AVX512-BF16`")
@@ -137,8 +130,8 @@ def main():
         "# Convolution, attention and norms beside PyTorch",
         "",
         f"{datetime.date.today()}, {arguments.machine or 'machine not named'}, {torch.get_num_threads()} threads, "
-        f"PyTorch {torch.__version__}; best of all repetitions in turn (`benches/peers/convolution_attention.py`). "
-        "A ratio above 1 says that refrain is faster.",
+        f"PyTorch {torch.__version__}; medians of {arguments.rounds} rounds in turn (`benches/peers/convolution_attention.py`). "
+        "A ratio above 1 says that refrain is faster; in brackets, where the middle half of the rounds lies.",
         f"Multipliers at most: f32 {ceiling(refrain, 'f32')}, bf16 {ceiling(refrain, 'bf16')} GFLOP/s.",
     ]
     for title, cases, build in (("convolution", CONVOLUTIONS, convolution), ("attention", ATTENTIONS, attention)):
@@ -148,21 +141,20 @@ def main():
             for dtype in (torch.bfloat16, torch.float32):
                 command, ways, flops = build(case, dtype)
                 if dtype == torch.bfloat16 and arguments.no_peer_bf16:
-                    ours, _ = compare(refrain, command, [], flops / 2e11, arguments.rounds)
-                    cells += [f"{flops / ours / 1e9:.0f}", "", ""]
-                    continue
-                ours, theirs = compare(refrain, command, ways, flops / 2e11, arguments.rounds)
-                cells += [f"{flops / ours / 1e9:.0f}", f"{flops / theirs / 1e9:.0f}", f"{theirs / ours:.2f}"]
+                    ways = []
+                turns = compare(refrain, command, ways, flops / 2e11, arguments.rounds)
+                peer = f"{flops / turns.theirs / 1e9:.3g}" if ways else "–"
+                cells += [f"{flops / turns.ours / 1e9:.0f}", peer, turns.ratio()]
             lines.append(f"| {case[0]} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     lines += ["", "| norms and activations, GB/s | refrain f32 | PyTorch f32 | ratio | PyTorch bf16, µs | refrain, µs |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, command, size in OTHERS:
         guess = size / 1e10
-        ours, theirs = compare(refrain, command, other(command, torch.float32), guess, arguments.rounds)
-        _, half = compare(refrain, command, other(command, torch.bfloat16), guess, arguments.rounds)
-        cells = [f"{size / ours / 1e9:.1f}", f"{size / theirs / 1e9:.1f}", f"{theirs / ours:.2f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {half * 1e6:.0f} | {ours * 1e6:.0f} |")
+        turns = compare(refrain, command, other(command, torch.float32), guess, arguments.rounds)
+        half = compare(refrain, command, other(command, torch.bfloat16), guess, arguments.rounds)
+        cells = [f"{size / turns.ours / 1e9:.1f}", f"{size / turns.theirs / 1e9:.1f}", turns.ratio()]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {half.theirs * 1e6:.0f} | {turns.ours * 1e6:.0f} |")
         print(lines[-1], flush=True)
     table = "\n".join(lines) + "\n"
     if arguments.output:

@@ -4,21 +4,21 @@
     cargo build --release -p refrain-ops --example products
     python benches/peers/products.py target/release/examples/products --output benches/peers/results/products.md
 
-A figure is the best of all repetitions of its kind; a ratio is refrain's rate over PyTorch's. PyTorch in bf16 is the better
-of `linear` and oneDNN's own packed-weight product; it starts from bf16 activations, refrain from f32 (it rounds them on the
+A round is the median of some repetitions of each, a figure the median of the rounds, a ratio refrain's rate over PyTorch's
+round by round. PyTorch in bf16 is the better of `linear` and oneDNN's own packed-weight product; it starts from bf16 activations, refrain from f32 (it rounds them on the
 way and writes f32). --onednn names the program made of `onednn.c`: oneDNN alone, through its C interface.
 """
 
 import argparse
 import datetime
 import os
-import time
+import statistics
 
 os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str(os.cpu_count())))
 
 import torch  # noqa: E402
 
-from turns import Refrain, ceiling, timed  # noqa: E402
+from turns import Refrain, ceiling, in_turn  # noqa: E402
 
 LAYERS = [
     ("DiT-XL/2 qkv", 512, 1152, 3456),
@@ -61,25 +61,18 @@ def torch_products(rows, inputs, outputs, dtype):
 
 
 def compare(refrain, onednn, layer, dtype, rounds):
-    """Rates of refrain, of PyTorch and of oneDNN (`None` where it cannot), in turn."""
+    """Refrain and PyTorch in turn, and refrain and oneDNN alone (`None` where it cannot)."""
     _, rows, inputs, outputs = layer
     flops = 2 * rows * inputs * outputs
     repetitions = max(2, min(100, int(1e10 / flops)))
     command = f"layer {rows} {inputs} {outputs} {'bf16' if dtype == torch.bfloat16 else 'f32'}"
     refrain.ask(command)
-    alone = onednn is not None and onednn.ask(command) == "ready"
     ways = torch_products(rows, inputs, outputs, dtype)
-    ours, theirs, packed = [], [], []
-    for _ in range(rounds):
-        # The peer's threads spin for a while after their work: not in refrain's turn.
-        time.sleep(0.02)
-        ours += refrain.run(repetitions)
-        for way in ways:
-            theirs += timed(way, repetitions)
-        if alone:
-            time.sleep(0.02)
-            packed += onednn.run(repetitions)
-    return [flops / min(seconds) / 1e9 if seconds else None for seconds in (ours, theirs, packed)]
+    turns = in_turn(refrain, ways, repetitions, rounds)
+    alone = None
+    if onednn is not None and onednn.ask(command) == "ready":
+        alone = statistics.median(statistics.median(onednn.run(repetitions)) for _ in range(rounds))
+    return turns, flops, alone
 
 
 def int8(refrain, layer, rounds):
@@ -87,14 +80,14 @@ def int8(refrain, layer, rounds):
     _, rows, inputs, outputs = layer
     flops = 2 * rows * inputs * outputs
     refrain.ask(f"layer {rows} {inputs} {outputs} int8")
-    return flops / min(refrain.run(rounds * max(2, min(100, int(1e10 / flops))))) / 1e9
+    return flops / statistics.median(refrain.run(rounds * max(2, min(100, int(1e10 / flops))))) / 1e9
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the example `products`, built in release mode")
     parser.add_argument("--onednn", help="the program made of onednn.c")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--machine", default="", help="words for the table's head, such as `2-core AMD Zen 4, AVX512-BF16`")
     parser.add_argument("--output", help="file for the table; standard output if not given")
     arguments = parser.parse_args()
@@ -106,7 +99,8 @@ def main():
         "# Matrix products beside PyTorch",
         "",
         f"{datetime.date.today()}, {arguments.machine or 'machine not named'}, {torch.get_num_threads()} threads, "
-        f"PyTorch {torch.__version__}. GFLOP/s, best of all repetitions in turn (`benches/peers/products.py`).",
+        f"PyTorch {torch.__version__}. GFLOP/s, medians of {arguments.rounds} rounds in turn (`benches/peers/products.py`); "
+        "in brackets, where the middle half of the rounds lies.",
         f"Multipliers at most: f32 {ceiling(refrain, 'f32')}, bf16 {ceiling(refrain, 'bf16')}.",
         "",
         "| layer | rows x inputs x outputs | refrain bf16 | PyTorch bf16 | ratio | oneDNN bf16 "
@@ -116,8 +110,9 @@ def main():
     for layer in LAYERS:
         cells = []
         for dtype in (torch.bfloat16, torch.float32):
-            ours, theirs, alone = compare(refrain, onednn, layer, dtype, arguments.rounds)
-            cells += [f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", f"{alone:.0f}" if alone else "–"]
+            turns, flops, alone = compare(refrain, onednn, layer, dtype, arguments.rounds)
+            rates = [f"{flops / seconds / 1e9:.0f}" if seconds else "–" for seconds in (turns.ours, turns.theirs, alone)]
+            cells += [rates[0], rates[1], turns.ratio(), rates[2]]
         cells.append(f"{int8(refrain, layer, arguments.rounds):.0f}")
         name, rows, inputs, outputs = layer
         lines.append(f"| {name} | {rows}x{inputs}x{outputs} | " + " | ".join(cells) + " |")

@@ -1,7 +1,9 @@
-"""What the peer scripts share: a Rust example that answers commands, and a clock for PyTorch's turn."""
+"""What the peer scripts share: a Rust example that answers commands, a clock for PyTorch's turn, and how both are compared."""
 
+import statistics
 import subprocess
 import time
+from dataclasses import dataclass
 
 
 class Refrain:
@@ -29,6 +31,39 @@ def timed(function, repetitions):
         function()
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+@dataclass
+class Comparison:
+    """Medians over rounds. Of several ways the peer has, the fastest; without any, `theirs` and the ratios are NaN."""
+
+    ours: float
+    theirs: float
+    ratios: list
+
+    def ratio(self):
+        """The peer's seconds over refrain's: the median, and between which values the middle half of the rounds lies."""
+        if not self.ratios:
+            return "–"
+        lower, middle, upper = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return f"{middle:.2f} ({lower:.2f}–{upper:.2f})"
+
+
+def in_turn(refrain, ways, repetitions, rounds):
+    """Runs refrain and each of the peer's ways `rounds` times in turn; a round counts as the median of its repetitions."""
+    ours, theirs = [], [[] for _ in ways]
+    for _ in range(rounds):
+        # The peer's threads spin for a while after their work: not in refrain's turn.
+        time.sleep(0.02)
+        ours.append(statistics.median(refrain.run(repetitions)))
+        for seconds, way in zip(theirs, ways):
+            seconds.append(statistics.median(timed(way, repetitions)))
+    fastest = min(theirs, key=statistics.median, default=[])
+    return Comparison(
+        statistics.median(ours),
+        statistics.median(fastest) if fastest else float("nan"),
+        [peer / own for own, peer in zip(ours, fastest)],
+    )
 
 
 def ceiling(refrain, word):

@@ -18,6 +18,8 @@ pub(crate) const ROW_BYTES: usize = 64;
 pub(crate) const COLUMNS: usize = 64;
 /// Bytes from a panel's 16 steps to the next.
 const PANEL_BYTES: usize = ROWS * COLUMNS * 4;
+/// Bytes asked for ahead by each 16 steps of half a panel: four cache lines, as eight blocks of rows or more pass a panel.
+const AHEAD_BYTES: usize = 256;
 
 /// Whether this machine has the tiles, and the system lets this process use them.
 pub(crate) fn available() -> bool {
@@ -117,6 +119,8 @@ pub(crate) struct Block<'a> {
     pub(crate) offsets: &'a [u32],
     /// The panel: 16 steps of [`COLUMNS`] columns for each offset.
     pub(crate) panel: *const u8,
+    /// What a later panel needs, into the second-level cache: [`ahead_bytes`] from here on. Need not be readable.
+    pub(crate) ahead: *const u8,
     /// Columns that count, rounded up to 16 here.
     pub(crate) columns: usize,
     /// First row of sums of each tile of rows.
@@ -127,13 +131,18 @@ pub(crate) struct Block<'a> {
     pub(crate) accumulate: bool,
 }
 
+/// Bytes that a block of `runs` runs of 16 steps asks for ahead.
+pub(crate) const fn ahead_bytes(runs: usize) -> usize {
+    2 * runs * AHEAD_BYTES
+}
+
 /// Multiplies one block.
 ///
 /// # Safety
 /// The thread's tiles are shaped; 16 rows of 64 bytes are readable at each offset from each tile's first row, `offsets`
 /// times 16 steps at the panel, and 16 rows of sums per tile of rows are writable.
 pub(crate) unsafe fn multiply(numbers: Numbers, block: &Block<'_>) {
-    let mut column = 0;
+    let (mut column, mut block) = (0, *block);
     while column < block.columns {
         let panel = block.panel.wrapping_add(column * 4);
         let sums = (block.sums.0.wrapping_add(column), block.sums.1.wrapping_add(column));
@@ -141,17 +150,18 @@ pub(crate) unsafe fn multiply(numbers: Numbers, block: &Block<'_>) {
         // SAFETY: the caller's promise; the columns lie inside the panel.
         unsafe {
             match (numbers, block.rows.1, wide) {
-                (Numbers::Bf16, Some(second), true) => bf16_2x2(block, second, panel, sums),
-                (Numbers::Bf16, None, true) => bf16_1x2(block, panel, sums),
-                (Numbers::Bf16, Some(second), false) => bf16_2x1(block, second, panel, sums),
-                (Numbers::Bf16, None, false) => bf16_1x1(block, panel, sums),
-                (Numbers::Int8, Some(second), true) => int8_2x2(block, second, panel, sums),
-                (Numbers::Int8, None, true) => int8_1x2(block, panel, sums),
-                (Numbers::Int8, Some(second), false) => int8_2x1(block, second, panel, sums),
-                (Numbers::Int8, None, false) => int8_1x1(block, panel, sums),
+                (Numbers::Bf16, Some(second), true) => bf16_2x2(&block, second, panel, sums),
+                (Numbers::Bf16, None, true) => bf16_1x2(&block, panel, sums),
+                (Numbers::Bf16, Some(second), false) => bf16_2x1(&block, second, panel, sums),
+                (Numbers::Bf16, None, false) => bf16_1x1(&block, panel, sums),
+                (Numbers::Int8, Some(second), true) => int8_2x2(&block, second, panel, sums),
+                (Numbers::Int8, None, true) => int8_1x2(&block, panel, sums),
+                (Numbers::Int8, Some(second), false) => int8_2x1(&block, second, panel, sums),
+                (Numbers::Int8, None, false) => int8_1x1(&block, panel, sums),
             }
         }
         column += 2 * ROWS;
+        block.ahead = block.ahead.wrapping_add(block.offsets.len() * AHEAD_BYTES);
     }
 }
 
@@ -173,6 +183,11 @@ macro_rules! tile_loop {
                         "mov {offset:e}, dword ptr [{offsets}]",
                         "lea {row}, [{first} + {offset}]",
                         $($step),*,
+                        "prefetcht1 [{ahead}]",
+                        "prefetcht1 [{ahead} + 64]",
+                        "prefetcht1 [{ahead} + 128]",
+                        "prefetcht1 [{ahead} + 192]",
+                        "add {ahead}, {ahead_bytes}",
                         "add {panel}, {panel_bytes}",
                         "add {offsets}, 4",
                         "dec {count}",
@@ -185,6 +200,8 @@ macro_rules! tile_loop {
                         offsets = inout(reg) block.offsets.as_ptr() => _,
                         count = inout(reg) block.offsets.len() => _,
                         panel = inout(reg) panel => _,
+                        ahead = inout(reg) block.ahead => _,
+                        ahead_bytes = const AHEAD_BYTES,
                         apart = in(reg) COLUMNS * 4,
                         panel_bytes = const PANEL_BYTES,
                         options(nostack),

@@ -11,6 +11,7 @@ mod packing;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
+mod winograd;
 
 use std::sync::{Arc, OnceLock};
 

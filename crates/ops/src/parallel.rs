@@ -100,6 +100,10 @@ pub(crate) struct Scratch {
     pub(crate) rows: Vec<f32>,
     /// A panel of the right factor, widened.
     pub(crate) panel: Vec<u32>,
+    /// A left factor made on the way.
+    pub(crate) turned: Vec<f32>,
+    /// A right factor made on the way.
+    pub(crate) factors: Vec<f32>,
 }
 
 thread_local! {

@@ -115,3 +115,21 @@ impl Activation {
         }
     }
 }
+
+/// The bits of each value.
+pub(crate) fn as_words(values: &[f32]) -> &[u32] {
+    #[allow(unsafe_code, reason = "a float's bits are a word")]
+    // SAFETY: both types have four bytes and the same alignment, and any bits are a u32.
+    unsafe {
+        std::slice::from_raw_parts(values.as_ptr().cast(), values.len())
+    }
+}
+
+/// The values that words are the bits of.
+pub(crate) fn as_values(words: &[u32]) -> &[f32] {
+    #[allow(unsafe_code, reason = "a word is a float's bits")]
+    // SAFETY: both types have four bytes and the same alignment, and any bits are an f32.
+    unsafe {
+        std::slice::from_raw_parts(words.as_ptr().cast(), words.len())
+    }
+}

@@ -6,13 +6,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::packing::{BLOCK, KeyLayout, Rows, as_words};
+use super::packing::{BLOCK, KeyLayout, Rows};
 use crate::elementary::exp_not_positive;
 use crate::parallel::{
     Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, aligned, at_least, for_units, with_scratch, written,
 };
 use crate::simd::{fetch, multiversion};
 use crate::tile::{LANES, Left, Right, Steps, Sums};
+use crate::types::as_words;
 
 /// Queries that walk together.
 const QUERIES: usize = 16;

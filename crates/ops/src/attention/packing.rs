@@ -5,6 +5,7 @@ use super::tiled;
 use crate::simd::{fetch, multiversion};
 use crate::tile::{Arithmetic, LANES, Left, Right, Steps, Sums, multiply};
 use crate::transpose::transpose;
+use crate::types::as_words;
 
 /// Keys that are scored before the softmax moves on: their scores, probabilities, keys and values stay in the
 /// first-level cache.
@@ -217,15 +218,6 @@ fn turn(rows: &[u32], row_step: usize, steps: usize, target: &mut [u32], target_
         for key in 0..LANES {
             target[step * target_step + key] = rows[key * row_step + step];
         }
-    }
-}
-
-/// The bits of each value.
-pub(super) fn as_words(values: &[f32]) -> &[u32] {
-    #[allow(unsafe_code, reason = "a float's bits are a word")]
-    // SAFETY: both types have four bytes and the same alignment, and any bits are a u32.
-    unsafe {
-        std::slice::from_raw_parts(values.as_ptr().cast(), values.len())
     }
 }
 

@@ -34,11 +34,14 @@ pub(super) fn multiply(left: Left<'_>, runs: usize, right: &[u32], columns: usiz
     let start = sums.values.as_mut_ptr();
     for first in (0..runs).step_by(RUNS) {
         let rows = rows.wrapping_add(first * RUN_WORDS);
+        let panel = right[first * ROWS * COLUMNS..].as_ptr().cast();
         let block = Block {
             rows: (rows.cast(), (left.rows > ROWS).then(|| rows.wrapping_add(ROWS * left.row_step).cast())),
             stride: left.row_step * 4,
             offsets: &OFFSETS[..RUNS.min(runs - first)],
-            panel: right[first * ROWS * COLUMNS..].as_ptr().cast(),
+            panel,
+            // All keys and values are at hand.
+            ahead: panel,
             columns,
             sums: (start, start.wrapping_add(ROWS * sums.row_step)),
             sums_step: sums.row_step,

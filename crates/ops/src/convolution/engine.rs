@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::packing::Packed;
 #[cfg(target_arch = "x86_64")]
 use super::tiled;
+use super::winograd;
 use crate::elementary::activated;
 use crate::parallel::{Scratch, Unwritten, WORTH_FLOPS, at_least, for_units, with_scratch, written};
 use crate::profile::{self, Kind};
@@ -87,6 +88,13 @@ pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finis
     let geometry = if flat { geometry.flattened() } else { geometry };
     let chunk = (flat && !packed.arithmetic.is_tiled()).then(|| CHUNK_TILES * packed.arithmetic.tile_rows());
     let call = Call { packed, geometry, input, finish, extent, chunk };
+    let pixels = geometry.batch * geometry.height * geometry.width * packed.factor * packed.factor;
+    let products: usize = packed.sets.iter().map(|set| set.taps.len()).sum::<usize>() * packed.in_channels;
+    let flops = 2 * pixels / (packed.factor * packed.factor) * products * packed.out_channels;
+    let worth = flops >= WORTH_FLOPS;
+    if winograd::pays(packed, &geometry) {
+        return winograd::convolve(&call, worth);
+    }
     let unit_pixels = match packed.arithmetic.is_tiled() {
         true => TILED_UNIT_PIXELS,
         false if packed.is_streamed() => STREAMED_UNIT_PIXELS,
@@ -97,11 +105,7 @@ pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finis
         .first()
         .map_or(1, |first| (unit_pixels / (first.pixels() * packed.factor * packed.factor).max(1)).max(1));
     let groups: Vec<&[Segment]> = segments.chunks(per_unit).collect();
-    let panels = panel_groups(packed, groups.len());
-    let pixels = geometry.batch * geometry.height * geometry.width * packed.factor * packed.factor;
-    let products: usize = packed.sets.iter().map(|set| set.taps.len()).sum::<usize>() * packed.in_channels;
-    let flops = 2 * pixels / (packed.factor * packed.factor) * products * packed.out_channels;
-    let worth = flops >= WORTH_FLOPS;
+    let panels = packed.panel_groups(UNIT_COLUMNS, UNITS.div_ceil(groups.len().max(1)));
     #[cfg(target_arch = "x86_64")]
     let interleaved = packed.arithmetic.is_tiled().then(|| tiled::Interleaved::new(&call, worth));
     // SAFETY: the units cover every segment and every panel once, and `unit` writes all of both.
@@ -149,20 +153,6 @@ fn segments(geometry: Geometry, factor: usize, unit_pixels: usize, whole: usize)
     segments
 }
 
-/// Neighbouring panels (first column, widths) that one unit computes.
-fn panel_groups(packed: &Packed, pixel_groups: usize) -> Vec<(usize, &[usize])> {
-    let columns = packed.panels.iter().sum::<usize>() * LANES;
-    let wanted = columns.div_ceil(UNIT_COLUMNS).max(UNITS.div_ceil(pixel_groups.max(1))).max(1);
-    let per_group = packed.panels.len().div_ceil(wanted).max(1);
-    let mut column = 0;
-    let mut groups = Vec::new();
-    for widths in packed.panels.chunks(per_group) {
-        groups.push((column, widths));
-        column += widths.iter().sum::<usize>() * LANES;
-    }
-    groups
-}
-
 impl Call<'_> {
     /// All of `segments` for the panels from column `panels.0` on.
     fn unit(&self, segments: &[Segment], panels: &(usize, &[usize]), scratch: &mut Scratch, output: &Unwritten) {
@@ -171,7 +161,7 @@ impl Call<'_> {
         let (first_column, widths) = *panels;
         let columns = widths.iter().sum::<usize>() * LANES;
         let pixels: usize = segments.iter().map(Segment::pixels).sum::<usize>() * factor * factor;
-        let Scratch { words, sums, rows, panel } = scratch;
+        let Scratch { words, sums, rows, panel, .. } = scratch;
         let sums = at_least(sums, pixels * columns);
         if packed.channel_steps == 0 {
             sums[..pixels * columns].fill(0.0);

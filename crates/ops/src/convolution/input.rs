@@ -6,6 +6,7 @@ use super::engine::{Call, Geometry, Segment};
 use crate::parallel::at_least;
 use crate::simd::{fetch, multiversion};
 use crate::tile::{Arithmetic, LANES};
+use crate::types::as_words;
 
 /// Channels of a pixel's line that are asked for before they are copied: planes lie far apart.
 const AHEAD: usize = 4;
@@ -129,6 +130,20 @@ multiversion! {
     }
 }
 
+/// Copies chunk by chunk, most of which are `LENGTH` long: a copy of unknown length is a call for each.
+#[inline(always)]
+fn copy_chunks<'a, const LENGTH: usize>(
+    sources: impl Iterator<Item = &'a [u32]>,
+    targets: impl Iterator<Item = &'a mut [u32]>,
+) {
+    for (source, target) in sources.zip(targets) {
+        match (source.first_chunk::<LENGTH>(), target.first_chunk_mut::<LENGTH>()) {
+            (Some(source), Some(target)) if LENGTH > 1 => *target = *source,
+            _ => target[..source.len()].copy_from_slice(source),
+        }
+    }
+}
+
 multiversion! {
     /// The same for a kernel that sees one pixel: `[chunk][step][pixel]`, as the tiles of a chunk read it, one step behind
     /// the other. In one long row the steps would lie so far apart that a tile had all of them fetched anew.
@@ -142,10 +157,11 @@ multiversion! {
             }
             let targets = words[index * source.width..].chunks_mut(chunk);
             if arithmetic.per_step() == 1 {
-                for (target, values) in targets.zip(line(channel).chunks(source.width)) {
-                    for (target, value) in target.iter_mut().zip(values) {
-                        *target = value.to_bits();
-                    }
+                let lines = as_words(line(channel)).chunks(source.width);
+                match source.width {
+                    12 => copy_chunks::<12>(lines, targets),
+                    16 => copy_chunks::<16>(lines, targets),
+                    _ => copy_chunks::<1>(lines, targets),
                 }
                 continue;
             }

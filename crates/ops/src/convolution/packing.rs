@@ -122,6 +122,20 @@ impl Packed {
         self.panels.iter().sum::<usize>() * LANES
     }
 
+    /// Neighbouring panels (first column, widths) that one unit of work computes: `unit_columns` or fewer, in at least
+    /// `groups` groups if there are so many panels.
+    pub(super) fn panel_groups(&self, unit_columns: usize, groups: usize) -> Vec<(usize, &[usize])> {
+        let wanted = self.columns().div_ceil(unit_columns).max(groups).max(1);
+        let per_group = self.panels.len().div_ceil(wanted).max(1);
+        let mut column = 0;
+        let mut groups = Vec::new();
+        for widths in self.panels.chunks(per_group) {
+            groups.push((column, widths));
+            column += widths.iter().sum::<usize>() * LANES;
+        }
+        groups
+    }
+
     /// The weight of a set, for matrix tiles or for the tile's inner loop.
     fn factors(
         &self,

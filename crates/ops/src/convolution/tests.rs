@@ -54,16 +54,65 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn turned_tiles_agree_with_the_twin(
+        (batch, input, out) in (1usize..3, 64usize..200, 64usize..150),
+        (height, width) in (20usize..31, 24usize..70),
+        (stride, padding) in (1usize..3, 0usize..3),
+        (bf16, shifted, residual) in any::<(bool, bool, bool)>(),
+    ) {
+        let (height, width) = (height * stride, width * stride);
+        let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+        let layer = convolution(out, input, 3, stride, padding, precision);
+        let picture = random(&[batch, input, height, width], 3);
+        let (out_height, out_width) = layer.output_size(height, width);
+        let (shift, shortcut) = (random(&[batch, out], 4), random(&[batch, out, out_height, out_width], 5));
+        let epilogue = ConvEpilogue {
+            shift: shifted.then_some(&shift),
+            activation: Activation::Silu,
+            residual: residual.then_some(&shortcut),
+        };
+        let ours = layer.forward_with(&picture, &epilogue).unwrap();
+        assert_close(&ours, &layer.forward_reference(&picture, &epilogue).unwrap(), tolerance(precision));
+    }
+}
+
+#[test]
+fn rows_of_many_tiles_and_pictures_of_few_agree_with_the_twin() {
+    let cases = [(1, 64, 64, 4, 600), (1, 65, 70, 5, 515), (3, 70, 512, 8, 8)].map(|case| [(1, case), (2, case)]);
+    for (stride, (batch, channels, out, height, width)) in cases.into_iter().flatten() {
+        let layer = convolution(out, channels, 3, stride, 1, Precision::F32);
+        let (height, width) = (height * stride, width * stride);
+        let picture = random(&[batch, channels, height, width], 3);
+        let twin = layer.forward_reference(&picture, &ConvEpilogue::default()).unwrap();
+        assert_close(&layer.forward(&picture).unwrap(), &twin, 2e-6);
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_visible() {
+    let layer = convolution(64, 64, 3, 1, 1, Precision::F32);
+    let mut picture = values(&random(&[1, 64, 24, 24], 3));
+    picture[64 * 24 * 24 - 1] = f32::NAN;
+    let picture = Tensor::from_vec(picture, (1, 64, 24, 24), &Device::Cpu).unwrap();
+    let result = values(&layer.forward(&picture).unwrap());
+    assert!(result[24 * 24 - 1].is_nan() && result[0].is_finite());
+}
+
 #[test]
 fn narrower_machines_agree() {
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
         pretend(level);
         // A kernel that sees one pixel has a layout of its own, here with several blocks of channels.
+        // 240 channels are turned in two blocks.
         let cases =
-            [(Precision::F32, 20, 3), (Precision::Bf16, 20, 3), (Precision::F32, 700, 1), (Precision::Bf16, 700, 1)];
-        for (precision, channels, kernel) in cases {
+            [(20, 3, 9), (700, 1, 9), (240, 3, 21)].map(|case| [(Precision::F32, case), (Precision::Bf16, case)]);
+        for (precision, (channels, kernel, height)) in cases.into_iter().flatten() {
             let layer = convolution(70, channels, kernel, 1, kernel / 2, precision);
-            let picture = random(&[2, channels, 9, 21], 3);
+            let picture = random(&[2, channels, height, 21], 3);
             let epilogue = ConvEpilogue { activation: Activation::Silu, ..Default::default() };
             let twin = layer.forward_reference(&picture, &epilogue).unwrap();
             assert_close(&layer.forward_with(&picture, &epilogue).unwrap(), &twin, 2e-6);
@@ -73,15 +122,18 @@ fn narrower_machines_agree() {
 
 #[test]
 fn threads_and_batch_change_no_bit() {
-    for (precision, kernel) in [(Precision::F32, 3), (Precision::Bf16, 3), (Precision::F32, 1), (Precision::Bf16, 1)] {
-        let layer = convolution(48, 64, kernel, 1, kernel / 2, precision);
-        let pictures = random(&[3, 64, 30, 30], 3);
-        let forward = |threads| on_threads(threads, || values(&layer.forward(&pictures).unwrap()));
-        let one = forward(1);
-        assert_eq!(one, forward(2));
-        assert_eq!(one, forward(3));
-        let alone = values(&layer.forward(&pictures.narrow(0, 1, 1).unwrap()).unwrap());
-        assert_eq!(one[alone.len()..2 * alone.len()], alone);
+    // The widest goes by turned tiles, in f32.
+    for (kernel, out) in [(3, 48), (1, 48), (3, 64)] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let layer = convolution(out, 64, kernel, 1, kernel / 2, precision);
+            let pictures = random(&[3, 64, 30, 30], 3);
+            let forward = |threads| on_threads(threads, || values(&layer.forward(&pictures).unwrap()));
+            let one = forward(1);
+            assert_eq!(one, forward(2));
+            assert_eq!(one, forward(3));
+            let alone = values(&layer.forward(&pictures.narrow(0, 1, 1).unwrap()).unwrap());
+            assert_eq!(one[alone.len()..2 * alone.len()], alone);
+        }
     }
 }
 

@@ -208,7 +208,7 @@ impl Unit<'_> {
                 for first in (0..offsets.len()).step_by(RUNS) {
                     let runs = &offsets[first..(first + RUNS).min(offsets.len())];
                     let panel = packed.panel(panel, &(first * LANES..(first + runs.len()) * LANES));
-                    for pair in whole.chunks(2) {
+                    for (index, pair) in whole.chunks(2).enumerate() {
                         let targets = pair.iter().map(|strip| &raw mut sums[place(strip.pixels[0]) + column]);
                         let mut targets = targets.collect::<Vec<_>>().into_iter();
                         let (Some(upper), lower) = (targets.next(), targets.next()) else { continue };
@@ -218,7 +218,11 @@ impl Unit<'_> {
                             columns: vectors * LANES,
                             accumulate: first > 0,
                         };
-                        self.multiply((pair[0], pair.get(1).copied()), runs, panel, &target);
+                        // All strips together ask for the part of the weight behind this one.
+                        let part = runs.len() * ROWS * TILE_COLUMNS * 4;
+                        let ahead = panel.wrapping_add(part + index * amx::ahead_bytes(runs.len()));
+                        let factor = Factor { offsets: runs, panel, ahead };
+                        self.multiply((pair[0], pair.get(1).copied()), &factor, &target);
                     }
                 }
                 let panel = packed.panel(panel, &(0..packed.steps));
@@ -227,7 +231,8 @@ impl Unit<'_> {
                     let start = sums_of_strip.as_mut_ptr();
                     let columns = vectors * LANES;
                     let target = Target { sums: (start, start), step: TILE_COLUMNS, columns, accumulate: false };
-                    self.multiply((strip, None), &offsets, panel, &target);
+                    let factor = Factor { offsets: &offsets, panel, ahead: panel };
+                    self.multiply((strip, None), &factor, &target);
                     let across = self.input.width;
                     for pixel in &strip.pixels {
                         let first = strip.pixels[0];
@@ -241,14 +246,15 @@ impl Unit<'_> {
     }
 
     /// One or two strips by one panel.
-    fn multiply(&self, strips: (&Strip, Option<&Strip>), offsets: &[u32], panel: *const u8, target: &Target) {
+    fn multiply(&self, strips: (&Strip, Option<&Strip>), factor: &Factor<'_>, target: &Target) {
         let words = self.input.memory.words();
         let address = |strip: &Strip| words[strip.start..].as_ptr().cast();
         let block = Block {
             rows: (address(strips.0), strips.1.map(address)),
             stride: self.call.geometry.stride * self.input.pixel * 4,
-            offsets,
-            panel,
+            offsets: factor.offsets,
+            panel: factor.panel,
+            ahead: factor.ahead,
             columns: target.columns,
             sums: target.sums,
             sums_step: target.step,
@@ -301,6 +307,15 @@ impl Unit<'_> {
         };
         (0..rows).flat_map(|row| columns.clone().map(move |column| (row, column))).map(strip).collect()
     }
+}
+
+/// The part of a panel that passes a block.
+struct Factor<'a> {
+    /// Where the input of each run of 16 steps lies.
+    offsets: &'a [u32],
+    panel: *const u8,
+    /// What the block asks for meanwhile.
+    ahead: *const u8,
 }
 
 /// Where a block's sums go.

@@ -157,6 +157,7 @@ impl<Out: Sink> Product<'_, Out> {
                     let place = Place {
                         first,
                         first_row,
+                        index,
                         rows: (first + count - first_row).min(height),
                         panel,
                         slot: if kept > 1 { index * per_tile } else { 0 },
@@ -213,7 +214,7 @@ impl<Out: Sink> Product<'_, Out> {
                 columns,
                 steps: steps.len(),
                 panel,
-                ahead: place.next.unwrap_or(panel),
+                ahead: self.ahead(place, panel, steps.len()),
                 sums: sums.as_mut_ptr().wrapping_add(start).cast(),
                 accumulate: steps.start > 0,
             };
@@ -223,6 +224,17 @@ impl<Out: Sink> Product<'_, Out> {
                 self.packed.kernel.run(&tile);
             }
         }
+    }
+
+    /// What a tile shall fetch for a later one. Matrix tiles are so fast that they would wait for each panel: all tiles of a
+    /// block together ask for the part of the weight behind theirs. Others ask for the next block's rows.
+    fn ahead(&self, place: &Place, panel: *const u8, steps: usize) -> *const u8 {
+        #[cfg(target_arch = "x86_64")]
+        if self.packed.kernel.is_tiled() {
+            let part = steps * TILE_COLUMNS * 4;
+            return panel.wrapping_add(part + place.index * crate::amx::ahead_bytes(steps / crate::amx::ROWS));
+        }
+        place.next.unwrap_or(panel)
     }
 
     pub(super) fn panels_of(&self, panel: usize) -> impl Iterator<Item = usize> + use<Out> {
@@ -275,6 +287,8 @@ pub(super) struct Place {
     pub(super) first: usize,
     /// First row of the tile.
     pub(super) first_row: usize,
+    /// Its number in the block.
+    pub(super) index: usize,
     /// Its rows that count.
     pub(super) rows: usize,
     /// Its panel.

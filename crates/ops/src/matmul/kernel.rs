@@ -60,7 +60,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) steps: usize,
     /// The panel's first step, aligned to 64 bytes; `steps` steps of 256 bytes follow.
     pub(crate) panel: *const u8,
-    /// From here on, one cache line per step is fetched for a later tile. Need not be readable.
+    /// From here on, one cache line per step is fetched for a later tile (matrix tiles fetch [`crate::amx::ahead_bytes`]).
+    /// Need not be readable.
     pub(crate) ahead: *const u8,
     /// Sums of [`Kernel::rows`] rows, aligned to 64 bytes, row after row; for int8 they are `i32`.
     pub(crate) sums: *mut f32,

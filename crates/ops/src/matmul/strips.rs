@@ -104,6 +104,7 @@ impl<Out: Sink> Product<'_, Out> {
                 let place = Place {
                     first: block.first,
                     first_row,
+                    index: tile_index,
                     rows: (block.first + block.count - first_row).min(TILE_ROWS),
                     panel: work.panel,
                     slot: work.slot + tile_index * work.per_tile,

@@ -44,6 +44,7 @@ unsafe fn multiply(numbers: Numbers, tile: &Tile<'_>) {
         stride: tile.stride,
         offsets: &OFFSETS[..tile.steps / ROWS],
         panel: tile.panel,
+        ahead: tile.ahead,
         columns: tile.columns,
         sums: (tile.sums, tile.sums.wrapping_add(ROWS * TILE_COLUMNS)),
         sums_step: TILE_COLUMNS,
