@@ -173,8 +173,9 @@ fn turn_channels<const STRIDE: usize>(values: &[f32], kernel: &TurnedKernel, fac
                 *turned =
                     turn_taps::<STRIDE>([vector(values, taps[0]), vector(values, taps[1]), vector(values, taps[2])]);
             }
-            for row in 0..side(STRIDE) {
-                let turned = turn_taps::<STRIDE>([columns[0][row], columns[1][row], columns[2][row]]);
+            let [first, second, third] = &columns;
+            for (row, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate().take(side(STRIDE)) {
+                let turned = turn_taps::<STRIDE>([*first, *second, *third]);
                 for (column, values) in turned.iter().enumerate().take(side(STRIDE)) {
                     let start = (side(STRIDE) * row + column) * point_step + (place + channel) * lanes + lane;
                     factors[start..start + VECTOR].copy_from_slice(values);
