@@ -5,15 +5,14 @@
     python benches/peers/convolution_attention.py target/release/examples/convolution_attention \
         --output benches/peers/results/convolution_attention.md
 
-A figure is the best of all repetitions of its kind; a ratio is PyTorch's time over refrain's (above 1: refrain is faster).
-PyTorch in bf16 starts from bf16 tensors; refrain starts from f32 and writes f32, rounding on the way. PyTorch's
-convolution in bf16 is the better of the plain layout and channels-last.
+A round is the median of some repetitions of each, a figure the median of the rounds, a ratio PyTorch's time over refrain's
+round by round (above 1: refrain is faster). PyTorch in bf16 starts from bf16 tensors; refrain starts from f32 and writes f32,
+rounding on the way. PyTorch's convolution is the better of the plain layout and channels-last.
 """
 
 import argparse
 import datetime
 import os
-import time
 
 # Threads of the peer that spin while refrain has its turn would slow it down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

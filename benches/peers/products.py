@@ -5,8 +5,9 @@
     python benches/peers/products.py target/release/examples/products --output benches/peers/results/products.md
 
 A round is the median of some repetitions of each, a figure the median of the rounds, a ratio refrain's rate over PyTorch's
-round by round. PyTorch in bf16 is the better of `linear` and oneDNN's own packed-weight product; it starts from bf16 activations, refrain from f32 (it rounds them on the
-way and writes f32). --onednn names the program made of `onednn.c`: oneDNN alone, through its C interface.
+round by round. PyTorch in bf16 is the better of `linear` and oneDNN's own packed-weight product; it starts from bf16
+activations, refrain from f32 (it rounds them on the way and writes f32). --onednn names the program made of `onednn.c`: oneDNN
+alone, through its C interface.
 """
 
 import argparse
