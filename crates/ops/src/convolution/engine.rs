@@ -132,6 +132,20 @@ impl Geometry {
         let pixels = self.height * self.width;
         Self { in_height: 1, in_width: pixels, height: 1, width: pixels, ..self }
     }
+
+    /// All pictures in segments of `down` rows and `across` columns, fewer at the ends.
+    pub(super) fn cut(&self, down: usize, across: usize) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        for picture in 0..self.batch {
+            for row in (0..self.height).step_by(down) {
+                for column in (0..self.width).step_by(across) {
+                    let rows = row..(row + down).min(self.height);
+                    segments.push(Segment { picture, rows, columns: column..(column + across).min(self.width) });
+                }
+            }
+        }
+        segments
+    }
 }
 
 /// Cuts the pictures into segments of about `unit_pixels` result pixels: whole rows where they are short.
@@ -140,17 +154,7 @@ fn segments(geometry: Geometry, factor: usize, unit_pixels: usize, whole: usize)
     let parts = geometry.width.div_ceil(room).max(1);
     // Tiles stay whole.
     let across = geometry.width.div_ceil(parts).next_multiple_of(whole).min(geometry.width).max(1);
-    let down = (room / factor / across).max(1);
-    let mut segments = Vec::new();
-    for picture in 0..geometry.batch {
-        for row in (0..geometry.height).step_by(down) {
-            for column in (0..geometry.width).step_by(across) {
-                let rows = row..(row + down).min(geometry.height);
-                segments.push(Segment { picture, rows, columns: column..(column + across).min(geometry.width) });
-            }
-        }
-    }
-    segments
+    geometry.cut((room / factor / across).max(1), across)
 }
 
 impl Call<'_> {

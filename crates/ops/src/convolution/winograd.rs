@@ -92,17 +92,7 @@ fn picture_tiles(geometry: &Geometry) -> usize {
 fn tile_segments(geometry: &Geometry, unit_tiles: usize) -> Vec<Segment> {
     let across = geometry.width.div_ceil(TILE);
     let across = across.div_ceil(across.div_ceil(unit_tiles).max(1)).max(1);
-    let (across, down) = (TILE * across, TILE * (unit_tiles / across).max(1));
-    let mut segments = Vec::new();
-    for picture in 0..geometry.batch {
-        for row in (0..geometry.height).step_by(down) {
-            for column in (0..geometry.width).step_by(across) {
-                let rows = row..(row + down).min(geometry.height);
-                segments.push(Segment { picture, rows, columns: column..(column + across).min(geometry.width) });
-            }
-        }
-    }
-    segments
+    geometry.cut(TILE * (unit_tiles / across).max(1), TILE * across)
 }
 
 /// Tiles of a segment, those that stick out over its end counted in.
