@@ -40,7 +40,7 @@ const UNITS: usize = 8;
 /// Fewest panels in a unit, where a call has them: turning the input takes as long as the products of one.
 const LEAST_PANELS: usize = 8;
 /// Fewest channels, in and out, for which turning pays.
-const LEAST_CHANNELS: usize = 64;
+const LEAST_CHANNELS: usize = 32;
 /// Fewest tiles of a picture for which turning the kernel pays.
 const LEAST_TILES: usize = 16;
 /// Fewest tiles of a picture times output channels: below, a call has too few units to share out.
