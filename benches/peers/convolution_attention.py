@@ -12,7 +12,9 @@ rounding on the way. PyTorch's convolution is the better of the plain layout and
 
 import argparse
 import datetime
+import functools
 import os
+import statistics
 
 # Threads of the peer that spin while refrain has its turn would slow it down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -21,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str
 import torch  # noqa: E402
 import torch.nn.functional as functional  # noqa: E402
 
-from turns import Refrain, ceiling, in_turn  # noqa: E402
+from turns import Refrain, ceiling, fastest, in_turn, ratio, timed  # noqa: E402
 
 # name, batch, channels in and out, size, kernel, stride, enlarged by two first
 CONVOLUTIONS = [
@@ -107,9 +109,16 @@ def other(command, dtype):
 
 
 def compare(refrain, command, ways, guess, rounds):
-    """Refrain and PyTorch in turn."""
+    """Seconds of refrain and of PyTorch's fastest way (`None` without any), round by round in turn."""
     refrain.ask(command)
-    return in_turn(refrain, ways, max(1, min(50, int(0.05 / guess))), rounds)
+    runs = [refrain.run, *(functools.partial(timed, way) for way in ways)]
+    ours, *theirs = in_turn(runs, max(1, min(50, int(0.05 / guess))), rounds)
+    return ours, fastest(theirs) if theirs else None
+
+
+def rate(work, seconds):
+    """Thousand millions a second in the median."""
+    return work / statistics.median(seconds) / 1e9
 
 
 def main():
@@ -141,19 +150,20 @@ def main():
                 command, ways, flops = build(case, dtype)
                 if dtype == torch.bfloat16 and arguments.no_peer_bf16:
                     ways = []
-                turns = compare(refrain, command, ways, flops / 2e11, arguments.rounds)
-                peer = f"{flops / turns.theirs / 1e9:.3g}" if ways else "–"
-                cells += [f"{flops / turns.ours / 1e9:.0f}", peer, turns.ratio()]
+                ours, theirs = compare(refrain, command, ways, flops / 2e11, arguments.rounds)
+                peer = [f"{rate(flops, theirs):.3g}", ratio(ours, theirs)] if theirs else ["–", "–"]
+                cells += [f"{rate(flops, ours):.0f}", *peer]
             lines.append(f"| {case[0]} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     lines += ["", "| norms and activations, GB/s | refrain f32 | PyTorch f32 | ratio | PyTorch bf16, µs | refrain, µs |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, command, size in OTHERS:
         guess = size / 1e10
-        turns = compare(refrain, command, other(command, torch.float32), guess, arguments.rounds)
-        half = compare(refrain, command, other(command, torch.bfloat16), guess, arguments.rounds)
-        cells = [f"{size / turns.ours / 1e9:.1f}", f"{size / turns.theirs / 1e9:.1f}", turns.ratio()]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {half.theirs * 1e6:.0f} | {turns.ours * 1e6:.0f} |")
+        ours, theirs = compare(refrain, command, other(command, torch.float32), guess, arguments.rounds)
+        _, half = compare(refrain, command, other(command, torch.bfloat16), guess, arguments.rounds)
+        cells = [f"{rate(size, ours):.1f}", f"{rate(size, theirs):.1f}", ratio(ours, theirs)]
+        cells += [f"{statistics.median(seconds) * 1e6:.0f}" for seconds in (half, ours)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     table = "\n".join(lines) + "\n"
     if arguments.output:

@@ -12,6 +12,7 @@ alone, through its C interface.
 
 import argparse
 import datetime
+import functools
 import os
 import statistics
 
@@ -19,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS", str
 
 import torch  # noqa: E402
 
-from turns import Refrain, ceiling, in_turn  # noqa: E402
+from turns import Refrain, ceiling, fastest, in_turn, ratio, timed  # noqa: E402
 
 LAYERS = [
     ("DiT-XL/2 qkv", 512, 1152, 3456),
@@ -62,26 +63,32 @@ def torch_products(rows, inputs, outputs, dtype):
 
 
 def compare(refrain, onednn, layer, dtype, rounds):
-    """Refrain and PyTorch in turn, and refrain and oneDNN alone (`None` where it cannot)."""
+    """Seconds of refrain, of PyTorch's fastest way and of oneDNN (`None` where it cannot), round by round in turn."""
     _, rows, inputs, outputs = layer
-    flops = 2 * rows * inputs * outputs
-    repetitions = max(2, min(100, int(1e10 / flops)))
+    repetitions = max(2, min(100, int(1e10 / flops(layer))))
     command = f"layer {rows} {inputs} {outputs} {'bf16' if dtype == torch.bfloat16 else 'f32'}"
     refrain.ask(command)
-    ways = torch_products(rows, inputs, outputs, dtype)
-    turns = in_turn(refrain, ways, repetitions, rounds)
-    alone = None
-    if onednn is not None and onednn.ask(command) == "ready":
-        alone = statistics.median(statistics.median(onednn.run(repetitions)) for _ in range(rounds))
-    return turns, flops, alone
+    alone = onednn is not None and onednn.ask(command) == "ready"
+    ways = [functools.partial(timed, way) for way in torch_products(rows, inputs, outputs, dtype)]
+    ours, *others = in_turn([refrain.run, *ways, *([onednn.run] if alone else [])], repetitions, rounds)
+    return ours, fastest(others[:len(ways)]), others[-1] if alone else None
+
+
+def flops(layer):
+    _, rows, inputs, outputs = layer
+    return 2 * rows * inputs * outputs
+
+
+def rate(layer, seconds):
+    """GFLOP/s in the median."""
+    return flops(layer) / statistics.median(seconds) / 1e9
 
 
 def int8(refrain, layer, rounds):
     """Rate of refrain's 8-bit product, which has no peer here."""
     _, rows, inputs, outputs = layer
-    flops = 2 * rows * inputs * outputs
     refrain.ask(f"layer {rows} {inputs} {outputs} int8")
-    return flops / statistics.median(refrain.run(rounds * max(2, min(100, int(1e10 / flops))))) / 1e9
+    return rate(layer, refrain.run(rounds * max(2, min(100, int(1e10 / flops(layer))))))
 
 
 def main():
@@ -111,9 +118,9 @@ def main():
     for layer in LAYERS:
         cells = []
         for dtype in (torch.bfloat16, torch.float32):
-            turns, flops, alone = compare(refrain, onednn, layer, dtype, arguments.rounds)
-            rates = [f"{flops / seconds / 1e9:.0f}" if seconds else "–" for seconds in (turns.ours, turns.theirs, alone)]
-            cells += [rates[0], rates[1], turns.ratio(), rates[2]]
+            ours, theirs, alone = compare(refrain, onednn, layer, dtype, arguments.rounds)
+            rates = [f"{rate(layer, seconds):.0f}" if seconds else "–" for seconds in (ours, theirs, alone)]
+            cells += [rates[0], rates[1], ratio(ours, theirs), rates[2]]
         cells.append(f"{int8(refrain, layer, arguments.rounds):.0f}")
         name, rows, inputs, outputs = layer
         lines.append(f"| {name} | {rows}x{inputs}x{outputs} | " + " | ".join(cells) + " |")

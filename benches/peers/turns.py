@@ -1,9 +1,9 @@
-"""What the peer scripts share: a Rust example that answers commands, a clock for PyTorch's turn, and how both are compared."""
+"""What the peer scripts share: a Rust example that answers commands, a clock for PyTorch's turn, and how both are
+compared."""
 
 import statistics
 import subprocess
 import time
-from dataclasses import dataclass
 
 
 class Refrain:
@@ -33,37 +33,27 @@ def timed(function, repetitions):
     return seconds
 
 
-@dataclass
-class Comparison:
-    """Medians over rounds. Of several ways the peer has, the fastest; without any, `theirs` and the ratios are NaN."""
-
-    ours: float
-    theirs: float
-    ratios: list
-
-    def ratio(self):
-        """The peer's seconds over refrain's: the median, and between which values the middle half of the rounds lies."""
-        if not self.ratios:
-            return "–"
-        lower, middle, upper = statistics.quantiles(self.ratios, n=4, method="inclusive")
-        return f"{middle:.2f} ({lower:.2f}–{upper:.2f})"
-
-
-def in_turn(refrain, ways, repetitions, rounds):
-    """Runs refrain and each of the peer's ways `rounds` times in turn; a round counts as the median of its repetitions."""
-    ours, theirs = [], [[] for _ in ways]
+def in_turn(runs, repetitions, rounds):
+    """Seconds of each of `runs`, which take a number of repetitions and give their seconds, round by round in turn. A round
+    counts as the median of its repetitions."""
+    series = [[] for _ in runs]
     for _ in range(rounds):
-        # The peer's threads spin for a while after their work: not in refrain's turn.
-        time.sleep(0.02)
-        ours.append(statistics.median(refrain.run(repetitions)))
-        for seconds, way in zip(theirs, ways):
-            seconds.append(statistics.median(timed(way, repetitions)))
-    fastest = min(theirs, key=statistics.median, default=[])
-    return Comparison(
-        statistics.median(ours),
-        statistics.median(fastest) if fastest else float("nan"),
-        [peer / own for own, peer in zip(ours, fastest)],
-    )
+        for run, seconds in zip(runs, series):
+            # Threads of whoever came before spin for a while after their work: not in the next one's turn.
+            time.sleep(0.02)
+            seconds.append(statistics.median(run(repetitions)))
+    return series
+
+
+def fastest(series):
+    """Of several ways, the one that takes the shortest in the median."""
+    return min(series, key=statistics.median)
+
+
+def ratio(ours, theirs):
+    """Their seconds over ours, round by round: the median, and between which values the middle half of the rounds lies."""
+    lower, middle, upper = statistics.quantiles([b / a for a, b in zip(ours, theirs)], n=4, method="inclusive")
+    return f"{middle:.2f} ({lower:.2f}–{upper:.2f})"
 
 
 def ceiling(refrain, word):

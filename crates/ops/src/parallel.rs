@@ -101,7 +101,7 @@ pub(crate) struct Scratch {
     /// A panel of the right factor, widened.
     pub(crate) panel: Vec<u32>,
     /// A left factor made on the way.
-    pub(crate) turned: Vec<f32>,
+    pub(crate) transformed: Vec<f32>,
     /// A right factor made on the way.
     pub(crate) factors: Vec<f32>,
 }

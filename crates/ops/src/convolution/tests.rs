@@ -58,7 +58,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn turned_tiles_agree_with_the_twin(
+    fn fewer_products_agree_with_the_twin(
         (batch, input, out) in (1usize..3, 32usize..200, 32usize..150),
         (height, width) in (20usize..31, 24usize..70),
         (stride, padding) in (1usize..3, 0usize..3),
@@ -107,7 +107,7 @@ fn narrower_machines_agree() {
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
         pretend(level);
         // A kernel that sees one pixel has a layout of its own, here with several blocks of channels.
-        // 240 channels are turned in two blocks.
+        // 240 channels are transformed in two blocks.
         let cases =
             [(20, 3, 9), (700, 1, 9), (240, 3, 21)].map(|case| [(Precision::F32, case), (Precision::Bf16, case)]);
         for (precision, (channels, kernel, height)) in cases.into_iter().flatten() {
@@ -122,7 +122,7 @@ fn narrower_machines_agree() {
 
 #[test]
 fn threads_and_batch_change_no_bit() {
-    // The widest goes by turned tiles, in f32.
+    // The widest goes by fewer products, in f32.
     for (kernel, out) in [(3, 48), (1, 48), (3, 64)] {
         for precision in [Precision::F32, Precision::Bf16] {
             let layer = convolution(out, 64, kernel, 1, kernel / 2, precision);

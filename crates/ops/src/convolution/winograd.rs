@@ -1,18 +1,18 @@
 //! The 3×3 convolution with fewer products: Winograd's minimal filtering F(2×2, 3×3) (arXiv 1509.09308, §4.1).
 //!
-//! A tile of 2×2 result pixels sees 4×4 input pixels. Input and kernel are each turned into 16 points, in which the
+//! A tile of 2×2 result pixels sees 4×4 input pixels. Input and kernel are each transformed into 16 points, in which the
 //! convolution is a product point by point: 16 products for 4 pixels instead of 36. Each point is then a matrix product of
-//! its own, channels by tiles, through the tile's inner loop. The kernel is turned block by block of channels in working
+//! its own, channels by tiles, through the tile's inner loop. The kernel is transformed block by block of channels in working
 //! memory, so that weights take no more room than they do for the plain way.
 //!
 //! With stride 2 a tile sees 5×5 pixels. In each direction, two taps fall on every other pixel and one between them: the
 //! first are a filter F(2, 2) of three products, the other takes two, which makes 25 points.
 //!
-//! Turning adds and subtracts values of like size, so in f32 results are as close as the plain way's (the sums of a point are
-//! shorter); with factors rounded to bf16 after turning they would not be, so machines with products of bf16 pairs do
-//! without.
+//! The transforms add and subtract values of like size, so in f32 results are as close as the plain way's (the sums of a point
+//! are shorter); with factors rounded to bf16 behind the transforms they would not be, so machines with products of bf16 pairs
+//! do without.
 
-mod turning;
+mod transforms;
 
 use std::ops::Range;
 
@@ -21,27 +21,27 @@ use super::packing::Packed;
 use crate::parallel::{Scratch, Unwritten, aligned, at_least, for_units, with_scratch, written};
 use crate::tile::{LANES, Left, Right, Steps, Sums, multiply};
 use crate::types::{as_values, as_words};
-use turning::{PanelSums, Plane, Points, TurnedKernel};
+use transforms::{KernelPlace, PanelSums, Plane, Points};
 
 /// Result pixels of a tile in each direction.
 const TILE: usize = 2;
-/// Most tiles in one unit of work: the kernel is turned for all of them, and their turned input should stay at hand.
+/// Most tiles in one unit of work: the kernel is transformed for all of them, and their transformed input should stay at hand.
 const UNIT_TILES: usize = 128;
 /// Fewest tiles in one unit, where a call has them.
 const LEAST_UNIT_TILES: usize = 64;
 /// Tiles whose values of one channel fill a cache line.
 const CHUNK: usize = LANES;
-/// Channels that are turned at a time, roughly.
+/// Channels that are transformed at a time, roughly.
 const BLOCK_CHANNELS: usize = 128;
-/// Output channels in one unit of work, roughly: the input is turned once for all of them.
+/// Output channels in one unit of work, roughly: the input is transformed once for all of them.
 const UNIT_COLUMNS: usize = 640;
 /// Units to aim at, so that threads finish together.
 const UNITS: usize = 8;
-/// Fewest panels in a unit, where a call has them: turning the input takes as long as the products of one.
+/// Fewest panels in a unit, where a call has them: to transform the input takes as long as the products of one.
 const LEAST_PANELS: usize = 8;
-/// Fewest channels, in and out, for which turning pays.
+/// Fewest channels, in and out, for which the transforms pay.
 const LEAST_CHANNELS: usize = 32;
-/// Fewest tiles of a picture for which turning the kernel pays.
+/// Fewest tiles of a picture for which it pays to transform the kernel.
 const LEAST_TILES: usize = 16;
 /// Fewest tiles of a picture times output channels: below, a call has too few units to share out.
 const LEAST_RESULTS: usize = 1 << 13;
@@ -100,13 +100,13 @@ fn tiles(segment: &Segment) -> usize {
     segment.rows.len().div_ceil(TILE) * segment.columns.len().div_ceil(TILE)
 }
 
-/// Turned values of one chunk of tiles. One channel more than there are: at a distance of a power of two, all points of a
+/// Transformed values of one chunk of tiles. One channel more than there are: at a distance of a power of two, all points of a
 /// channel would fight for the same sets of the nearest cache.
 fn chunk_step(channels: usize) -> usize {
     (channels + 1) * CHUNK
 }
 
-/// Turned weights of one point, likewise.
+/// The transformed kernel of one point, likewise.
 fn factor_step(channels: usize, lanes: usize) -> usize {
     (channels + 1) * lanes
 }
@@ -124,26 +124,26 @@ impl Unit<'_> {
         let packed = self.call.packed;
         let (first_column, widths) = *panels;
         let columns = widths.iter().sum::<usize>() * LANES;
-        let Scratch { turned, sums, rows, panel, factors, .. } = scratch;
+        let Scratch { transformed, sums, rows, panel, factors, .. } = scratch;
         let block = self.block_channels();
-        let turned = aligned(turned, self.points() * self.chunks() * chunk_step(block));
+        let transformed = aligned(transformed, self.points() * self.chunks() * chunk_step(block));
         let sums = aligned(sums, self.points() * self.sums_step(columns));
         let widest = widths.iter().max().map_or(0, |width| width * LANES);
         let factors = aligned(factors, self.points() * factor_step(block, widest));
         for first in (0..packed.channel_steps).step_by(block) {
             let channels = first..(first + block).min(packed.channel_steps);
-            self.turn_input(&channels, turned);
+            self.transform_input(&channels, transformed);
             let steps = Steps::new((0..channels.len()).map(|channel| (channel * CHUNK) as u32).collect());
             let mut column = 0;
             for (place, &width) in widths.iter().enumerate() {
-                self.turn_kernel(&channels, (first_column + column, width), panel, factors);
+                self.transform_kernel(&channels, (first_column + column, width), panel, factors);
                 let next = first_column + column + width * LANES;
                 let ahead = match widths.get(place + 1) {
                     Some(&width) if packed.is_streamed() => self.stored(&channels, (next, width)),
                     _ => Vec::new(),
                 };
                 let sums = &mut sums[self.points() * self.sums_step(column)..];
-                let factors = Factors { turned, steps: &steps, kernel: factors, width, ahead: &ahead };
+                let factors = Factors { transformed, steps: &steps, kernel: factors, width, ahead: &ahead };
                 self.products(&factors, first > 0, sums);
                 column += width * LANES;
             }
@@ -171,7 +171,7 @@ impl Unit<'_> {
         (self.tiles + 1) * lanes
     }
 
-    /// Channels that are turned at a time: whole blocks of the packed kernel, about the same number each time.
+    /// Channels that are transformed at a time: whole blocks of the packed kernel, about the same number each time.
     fn block_channels(&self) -> usize {
         let (all, packed) = (self.call.packed.channel_steps, self.call.packed.block_steps);
         let blocks = all.div_ceil(packed);
@@ -179,8 +179,8 @@ impl Unit<'_> {
         blocks.div_ceil(times) * packed
     }
 
-    /// Turns the input of some channels: `[point][chunk][channel][tile]`.
-    fn turn_input(&self, channels: &Range<usize>, turned: &mut [f32]) {
+    /// Transforms the input of some channels: `[point][chunk][channel][tile]`.
+    fn transform_input(&self, channels: &Range<usize>, transformed: &mut [f32]) {
         let geometry = &self.call.geometry;
         let plane = geometry.in_height * geometry.in_width;
         let stride = geometry.stride;
@@ -197,20 +197,26 @@ impl Unit<'_> {
                     left: (segment.columns.start * stride) as isize - geometry.padding as isize,
                 };
                 let across = segment.columns.len().div_ceil(TILE);
-                turning::turn_plane(stride, &mut points, &source, across, before..before + tiles(segment));
+                transforms::transform_input_plane(
+                    stride,
+                    &mut points,
+                    &source,
+                    across,
+                    before..before + tiles(segment),
+                );
                 before += tiles(segment);
             }
             for (point, values) in points.values.iter().enumerate().take(self.points()) {
                 for (chunk, values) in values.as_chunks::<CHUNK>().0.iter().enumerate().take(self.chunks()) {
                     let start = (point * self.chunks() + chunk) * chunk_step(channels.len()) + index * CHUNK;
-                    turned[start..start + CHUNK].copy_from_slice(values);
+                    transformed[start..start + CHUNK].copy_from_slice(values);
                 }
             }
         }
     }
 
-    /// Turns the kernel of some channels for one panel: `[point][channel][column]`.
-    fn turn_kernel(
+    /// Transforms the kernel of some channels for one panel: `[point][channel][column]`.
+    fn transform_kernel(
         &self,
         channels: &Range<usize>,
         (column, width): (usize, usize),
@@ -224,8 +230,8 @@ impl Unit<'_> {
             let words = packed.panel(set, first, column, width, room);
             let place = first - channels.start;
             let (values, lanes) = (as_values(&words[..count * 9 * width * LANES]), width * LANES);
-            let kernel = TurnedKernel { lanes, point_step: factor_step(channels.len(), lanes), place };
-            turning::turn_kernel(self.call.geometry.stride, values, &kernel, factors);
+            let kernel = KernelPlace { lanes, point_step: factor_step(channels.len(), lanes), place };
+            transforms::transform_kernel(self.call.geometry.stride, values, &kernel, factors);
         }
     }
 
@@ -247,7 +253,7 @@ impl Unit<'_> {
             for chunk in 0..self.chunks() {
                 let start = (point * self.chunks() + chunk) * chunk_step(channels);
                 let rows = CHUNK.min(self.tiles - chunk * CHUNK);
-                let left = Left { words: as_words(factors.turned), start, row_step: 1, rows };
+                let left = Left { words: as_words(factors.transformed), start, row_step: 1, rows };
                 let right =
                     Right { words: as_words(words), width, columns: lanes, ahead: ahead.next().unwrap_or_default() };
                 let values = &mut sums[point * self.sums_step(lanes) + chunk * CHUNK * lanes..];
@@ -257,7 +263,7 @@ impl Unit<'_> {
         }
     }
 
-    /// Turns the sums of one panel back into pixels, and finishes them into the result.
+    /// Transforms the sums of one panel back into pixels, and finishes them into the result.
     fn finish(&self, columns: (usize, usize), sums: &[f32], rows: &mut Vec<f32>, output: &Unwritten) {
         let lanes = columns.1;
         let room = TILE * TILE * UNIT_TILES * lanes;
@@ -265,7 +271,7 @@ impl Unit<'_> {
         let (pixels, rows) = rows.split_at_mut(room);
         let mut before = 0;
         for segment in self.segments {
-            turning::turn_back(
+            transforms::transform_back(
                 self.call.geometry.stride,
                 segment,
                 &PanelSums { values: sums, point_step: self.sums_step(lanes), before, lanes },
@@ -279,11 +285,11 @@ impl Unit<'_> {
 
 /// What is multiplied for one panel.
 struct Factors<'a> {
-    /// The turned input, `[point][chunk][channel][tile]`.
-    turned: &'a [f32],
+    /// The transformed input, `[point][chunk][channel][tile]`.
+    transformed: &'a [f32],
     /// Where the channels of a chunk lie.
     steps: &'a Steps,
-    /// The turned kernel, `[point][channel][column]`.
+    /// The transformed kernel, `[point][channel][column]`.
     kernel: &'a [f32],
     /// Vectors of a channel of the kernel.
     width: usize,

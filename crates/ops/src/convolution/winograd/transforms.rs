@@ -1,4 +1,4 @@
-//! The turning of input, kernel and sums: the matrices of arXiv 1509.09308, §4.1, written out.
+//! The transforms of input, kernel and sums: the matrices of arXiv 1509.09308, §4.1, written out.
 
 use std::ops::Range;
 
@@ -44,7 +44,7 @@ impl Plane<'_> {
 
 /// `B^T d` in one direction: the points of what a tile sees.
 #[inline(always)]
-fn turn<const STRIDE: usize>(seen: [f32; MOST]) -> [f32; MOST] {
+fn transform<const STRIDE: usize>(seen: [f32; MOST]) -> [f32; MOST] {
     let [first, second, third, fourth, fifth] = seen;
     match STRIDE {
         1 => [first - third, second + third, third - second, second - fourth, 0.0],
@@ -52,7 +52,7 @@ fn turn<const STRIDE: usize>(seen: [f32; MOST]) -> [f32; MOST] {
     }
 }
 
-/// What a channel's tiles are turned in.
+/// What a channel's tiles are transformed in.
 pub(super) struct Points {
     /// Rows of the padded input.
     lines: [[f32; LINE]; MOST],
@@ -65,7 +65,7 @@ impl Points {
 
     /// The points `B^T d B` of the tiles of a segment, `across` in a row, at `places`.
     #[inline(always)]
-    fn turn_tiles<const STRIDE: usize>(&mut self, source: &Plane<'_>, across: usize, places: Range<usize>) {
+    fn transform_tiles<const STRIDE: usize>(&mut self, source: &Plane<'_>, across: usize, places: Range<usize>) {
         let length = line_length(STRIDE, across);
         for (row, place) in places.step_by(across).enumerate() {
             for (index, line) in self.lines.iter_mut().enumerate().take(side(STRIDE)) {
@@ -75,10 +75,11 @@ impl Points {
             let upper = first[..length].iter_mut().zip(&mut second[..length]).zip(&mut third[..length]);
             let lower = fourth[..length].iter_mut().zip(&mut fifth[..length]);
             for (((first, second), third), (fourth, fifth)) in upper.zip(lower) {
-                [*first, *second, *third, *fourth, *fifth] = turn::<STRIDE>([*first, *second, *third, *fourth, *fifth]);
+                [*first, *second, *third, *fourth, *fifth] =
+                    transform::<STRIDE>([*first, *second, *third, *fourth, *fifth]);
             }
             for (line, points) in self.lines.iter().zip(self.values.chunks_exact_mut(side(STRIDE))) {
-                turn_line::<STRIDE>(&line[..length], points, place..place + across);
+                transform_line::<STRIDE>(&line[..length], points, place..place + across);
             }
         }
     }
@@ -86,14 +87,14 @@ impl Points {
 
 /// The points of one line's tiles. Written out, so that the compiler sees neighbours.
 #[inline(always)]
-fn turn_line<const STRIDE: usize>(line: &[f32], points: &mut [[f32; UNIT_TILES]], places: Range<usize>) {
+fn transform_line<const STRIDE: usize>(line: &[f32], points: &mut [[f32; UNIT_TILES]], places: Range<usize>) {
     match points {
         [first, second, third, fourth] => {
             let (now, next) = (line.as_chunks::<2>().0, line[2..].as_chunks::<2>().0);
             let (first, second) = (&mut first[places.clone()], &mut second[places.clone()]);
             let (third, fourth) = (&mut third[places.clone()], &mut fourth[places]);
             for (tile, ([a, b], [c, d])) in now.iter().zip(next).enumerate().take(first.len()) {
-                [first[tile], second[tile], third[tile], fourth[tile], _] = turn::<STRIDE>([*a, *b, *c, *d, 0.0]);
+                [first[tile], second[tile], third[tile], fourth[tile], _] = transform::<STRIDE>([*a, *b, *c, *d, 0.0]);
             }
         }
         [first, second, third, fourth, fifth] => {
@@ -102,7 +103,7 @@ fn turn_line<const STRIDE: usize>(line: &[f32], points: &mut [[f32; UNIT_TILES]]
             let (third, fourth, fifth) = (&mut third[places.clone()], &mut fourth[places.clone()], &mut fifth[places]);
             for (tile, ([a, b, c, d], [.., e])) in now.iter().zip(next).enumerate().take(first.len()) {
                 [first[tile], second[tile], third[tile], fourth[tile], fifth[tile]] =
-                    turn::<STRIDE>([*a, *b, *c, *d, *e]);
+                    transform::<STRIDE>([*a, *b, *c, *d, *e]);
             }
         }
         _ => unreachable!("a direction has four or five points"),
@@ -110,16 +111,16 @@ fn turn_line<const STRIDE: usize>(line: &[f32], points: &mut [[f32; UNIT_TILES]]
 }
 
 multiversion! {
-    /// Turns the tiles of a segment in one channel, `across` in a row, and puts them at `places`.
-    pub(super) fn turn_plane(stride: usize, points: &mut Points, source: &Plane<'_>, across: usize, places: Range<usize>) {
+    /// Transforms the tiles of a segment in one channel, `across` in a row, and puts them at `places`.
+    pub(super) fn transform_input_plane(stride: usize, points: &mut Points, source: &Plane<'_>, across: usize, places: Range<usize>) {
         match stride {
-            1 => points.turn_tiles::<1>(source, across, places),
-            _ => points.turn_tiles::<2>(source, across, places),
+            1 => points.transform_tiles::<1>(source, across, places),
+            _ => points.transform_tiles::<2>(source, across, places),
         }
     }
 }
 
-/// Columns that are turned together.
+/// Columns that are transformed together.
 const VECTOR: usize = 8;
 
 /// Some values of a row. (Closures would not be compiled for the vector instructions of the function around them.)
@@ -132,8 +133,8 @@ fn vector(values: &[f32], start: usize) -> [f32; VECTOR] {
 
 /// `G g` in one direction: the points of three taps.
 #[inline(always)]
-fn turn_taps<const STRIDE: usize>(taps: [[f32; VECTOR]; 3]) -> [[f32; VECTOR]; MOST] {
-    let mut turned = [[0.0; VECTOR]; MOST];
+fn transform_taps<const STRIDE: usize>(taps: [[f32; VECTOR]; 3]) -> [[f32; VECTOR]; MOST] {
+    let mut transformed = [[0.0; VECTOR]; MOST];
     for lane in 0..VECTOR {
         let [first, second, third] = [taps[0][lane], taps[1][lane], taps[2][lane]];
         let points = match STRIDE {
@@ -143,15 +144,15 @@ fn turn_taps<const STRIDE: usize>(taps: [[f32; VECTOR]; 3]) -> [[f32; VECTOR]; M
             }
             _ => [first, first + third, third, second, second],
         };
-        for (turned, point) in turned.iter_mut().zip(points) {
-            turned[lane] = point;
+        for (transformed, point) in transformed.iter_mut().zip(points) {
+            transformed[lane] = point;
         }
     }
-    turned
+    transformed
 }
 
-/// Where turned weights go, `[point][channel][column]`.
-pub(super) struct TurnedKernel {
+/// Where a transformed kernel goes, `[point][channel][column]`.
+pub(super) struct KernelPlace {
     /// Columns of a channel.
     pub(super) lanes: usize,
     /// From one point to the next.
@@ -162,21 +163,24 @@ pub(super) struct TurnedKernel {
 
 /// The points `G g G^T` of channels that lie as `[channel][tap][column]`.
 #[inline(always)]
-fn turn_channels<const STRIDE: usize>(values: &[f32], kernel: &TurnedKernel, factors: &mut [f32]) {
-    let TurnedKernel { lanes, point_step, place } = *kernel;
+fn transform_channels<const STRIDE: usize>(values: &[f32], kernel: &KernelPlace, factors: &mut [f32]) {
+    let KernelPlace { lanes, point_step, place } = *kernel;
     for (channel, values) in values.chunks_exact(9 * lanes).enumerate() {
         for lane in (0..lanes).step_by(VECTOR) {
             let mut columns = [[[0.0; VECTOR]; MOST]; 3];
-            for (column, turned) in columns.iter_mut().enumerate() {
+            for (column, transformed) in columns.iter_mut().enumerate() {
                 let first = column * lanes + lane;
                 let taps = [first, first + 3 * lanes, first + 6 * lanes];
-                *turned =
-                    turn_taps::<STRIDE>([vector(values, taps[0]), vector(values, taps[1]), vector(values, taps[2])]);
+                *transformed = transform_taps::<STRIDE>([
+                    vector(values, taps[0]),
+                    vector(values, taps[1]),
+                    vector(values, taps[2]),
+                ]);
             }
             let [first, second, third] = &columns;
             for (row, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate().take(side(STRIDE)) {
-                let turned = turn_taps::<STRIDE>([*first, *second, *third]);
-                for (column, values) in turned.iter().enumerate().take(side(STRIDE)) {
+                let transformed = transform_taps::<STRIDE>([*first, *second, *third]);
+                for (column, values) in transformed.iter().enumerate().take(side(STRIDE)) {
                     let start = (side(STRIDE) * row + column) * point_step + (place + channel) * lanes + lane;
                     factors[start..start + VECTOR].copy_from_slice(values);
                 }
@@ -186,11 +190,11 @@ fn turn_channels<const STRIDE: usize>(values: &[f32], kernel: &TurnedKernel, fac
 }
 
 multiversion! {
-    /// Turns a kernel whose channels lie as `[channel][tap][column]`.
-    pub(super) fn turn_kernel(stride: usize, values: &[f32], kernel: &TurnedKernel, factors: &mut [f32]) {
+    /// Transforms a kernel whose channels lie as `[channel][tap][column]`.
+    pub(super) fn transform_kernel(stride: usize, values: &[f32], kernel: &KernelPlace, factors: &mut [f32]) {
         match stride {
-            1 => turn_channels::<1>(values, kernel, factors),
-            _ => turn_channels::<2>(values, kernel, factors),
+            1 => transform_channels::<1>(values, kernel, factors),
+            _ => transform_channels::<2>(values, kernel, factors),
         }
     }
 }
@@ -222,7 +226,7 @@ pub(super) struct PanelSums<'a> {
 
 /// The pixels `A^T m A` of a segment whose tiles are in `sums`, as `[row][column][lane]`.
 #[inline(always)]
-fn turn_segment<const STRIDE: usize>(segment: &Segment, sums: &PanelSums<'_>, target: &mut [f32]) {
+fn transform_segment_back<const STRIDE: usize>(segment: &Segment, sums: &PanelSums<'_>, target: &mut [f32]) {
     let (lanes, side) = (sums.lanes, side(STRIDE));
     let (down, across) = (segment.rows.len(), segment.columns.len());
     let per_row = across.div_ceil(TILE);
@@ -231,12 +235,12 @@ fn turn_segment<const STRIDE: usize>(segment: &Segment, sums: &PanelSums<'_>, ta
         for lane in (0..lanes).step_by(VECTOR) {
             let first = (sums.before + tile) * lanes + lane;
             let mut columns = [[[0.0; VECTOR]; TILE]; MOST];
-            for (column, turned) in columns.iter_mut().enumerate().take(side) {
+            for (column, transformed) in columns.iter_mut().enumerate().take(side) {
                 let mut points = [[0.0; VECTOR]; MOST];
                 for (row, point) in points.iter_mut().enumerate().take(side) {
                     *point = vector(sums.values, first + (side * row + column) * sums.point_step);
                 }
-                *turned = pixels::<STRIDE>(points);
+                *transformed = pixels::<STRIDE>(points);
             }
             for below in 0..TILE.min(down - row) {
                 let mut points = [[0.0; VECTOR]; MOST];
@@ -253,11 +257,11 @@ fn turn_segment<const STRIDE: usize>(segment: &Segment, sums: &PanelSums<'_>, ta
 }
 
 multiversion! {
-    /// Turns the sums of a segment's tiles back into pixels, `[row][column][lane]`.
-    pub(super) fn turn_back(stride: usize, segment: &Segment, sums: &PanelSums<'_>, target: &mut [f32]) {
+    /// Transforms the sums of a segment's tiles back into pixels, `[row][column][lane]`.
+    pub(super) fn transform_back(stride: usize, segment: &Segment, sums: &PanelSums<'_>, target: &mut [f32]) {
         match stride {
-            1 => turn_segment::<1>(segment, sums, target),
-            _ => turn_segment::<2>(segment, sums, target),
+            1 => transform_segment_back::<1>(segment, sums, target),
+            _ => transform_segment_back::<2>(segment, sums, target),
         }
     }
 }
