@@ -22,6 +22,15 @@ pub(crate) fn for_units(units: usize, worth: bool, work: impl Fn(usize) + Sync +
     }
 }
 
+/// Runs `work` for every part, likewise.
+pub(crate) fn for_parts<T: Send>(parts: Vec<T>, worth: bool, work: impl Fn(T) + Sync + Send) {
+    if worth && parts.len() > 1 && rayon::current_num_threads() > 1 {
+        parts.into_par_iter().with_max_len(1).for_each(work);
+    } else {
+        parts.into_iter().for_each(work);
+    }
+}
+
 /// A result while several threads write it.
 pub(crate) struct Unwritten {
     start: *mut f32,

@@ -41,6 +41,8 @@ pub(crate) struct Geometry {
     pub(crate) width: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
+    /// Result pixels for each of those in each direction: 2 behind an enlargement.
+    pub(crate) factor: usize,
 }
 
 /// What is added to and done with the sums.
@@ -88,22 +90,21 @@ pub(crate) fn convolve(packed: &Packed, geometry: Geometry, input: &[f32], finis
     let geometry = if flat { geometry.flattened() } else { geometry };
     let chunk = (flat && !packed.arithmetic.is_tiled()).then(|| CHUNK_TILES * packed.arithmetic.tile_rows());
     let call = Call { packed, geometry, input, finish, extent, chunk };
-    let pixels = geometry.batch * geometry.height * geometry.width * packed.factor * packed.factor;
+    let pixels = geometry.batch * geometry.height * geometry.width * geometry.factor.pow(2);
     let products: usize = packed.sets.iter().map(|set| set.taps.len()).sum::<usize>() * packed.in_channels;
-    let flops = 2 * pixels / (packed.factor * packed.factor) * products * packed.out_channels;
+    let flops = 2 * geometry.batch * geometry.height * geometry.width * products * packed.out_channels;
     let worth = flops >= WORTH_FLOPS;
-    if winograd::pays(packed, &geometry) {
-        return winograd::convolve(&call, worth);
+    if let Some(form) = winograd::form(packed, &geometry) {
+        return winograd::convolve(&call, form, worth);
     }
     let unit_pixels = match packed.arithmetic.is_tiled() {
         true => TILED_UNIT_PIXELS,
         false if packed.is_streamed() => STREAMED_UNIT_PIXELS,
         false => UNIT_PIXELS,
     };
-    let segments = segments(geometry, packed.factor, unit_pixels, chunk.unwrap_or(8));
-    let per_unit = segments
-        .first()
-        .map_or(1, |first| (unit_pixels / (first.pixels() * packed.factor * packed.factor).max(1)).max(1));
+    let segments = segments(geometry, unit_pixels, chunk.unwrap_or(8));
+    let per_unit =
+        segments.first().map_or(1, |first| (unit_pixels / (first.pixels() * geometry.factor.pow(2)).max(1)).max(1));
     let groups: Vec<&[Segment]> = segments.chunks(per_unit).collect();
     let panels = packed.panel_groups(UNIT_COLUMNS, UNITS.div_ceil(groups.len().max(1)));
     #[cfg(target_arch = "x86_64")]
@@ -149,7 +150,8 @@ impl Geometry {
 }
 
 /// Cuts the pictures into segments of about `unit_pixels` result pixels: whole rows where they are short.
-fn segments(geometry: Geometry, factor: usize, unit_pixels: usize, whole: usize) -> Vec<Segment> {
+fn segments(geometry: Geometry, unit_pixels: usize, whole: usize) -> Vec<Segment> {
+    let factor = geometry.factor;
     let room = unit_pixels / factor;
     let parts = geometry.width.div_ceil(room).max(1);
     // Tiles stay whole.
@@ -161,7 +163,7 @@ impl Call<'_> {
     /// All of `segments` for the panels from column `panels.0` on.
     fn unit(&self, segments: &[Segment], panels: &(usize, &[usize]), scratch: &mut Scratch, output: &Unwritten) {
         let packed = self.packed;
-        let factor = packed.factor;
+        let factor = self.geometry.factor;
         let (first_column, widths) = *panels;
         let columns = widths.iter().sum::<usize>() * LANES;
         let pixels: usize = segments.iter().map(Segment::pixels).sum::<usize>() * factor * factor;
@@ -224,7 +226,7 @@ impl Call<'_> {
 
     /// One panel for all rows of a segment.
     fn panel(&self, segment: &Segment, place: &Place<'_>, steps: &Steps, right: Right<'_>, sums: &mut [f32]) {
-        let (factor, stride) = (self.packed.factor, self.geometry.stride);
+        let (factor, stride) = (self.geometry.factor, self.geometry.stride);
         let across = segment.columns.len();
         // Pixels in a row of the packed input.
         let together = self.chunk.unwrap_or(across).max(1);
@@ -253,7 +255,7 @@ impl Call<'_> {
         rows: &mut [f32],
         output: &Unwritten,
     ) {
-        let factor = self.packed.factor;
+        let factor = self.geometry.factor;
         let (height, width) = (self.geometry.height * factor, self.geometry.width * factor);
         let across = segment.columns.len() * factor;
         let down = segment.rows.len() * factor;

@@ -35,8 +35,6 @@ pub(crate) struct Packed {
     pub(crate) arithmetic: Arithmetic,
     pub(crate) in_channels: usize,
     pub(crate) out_channels: usize,
-    /// Result pixels per input pixel in each direction: 2 behind an enlargement.
-    pub(crate) factor: usize,
     pub(crate) sets: Vec<TapSet>,
     /// Vectors in each panel of output channels.
     pub(crate) panels: Vec<usize>,
@@ -73,7 +71,7 @@ impl Packed {
     pub(crate) fn plain(weight: Weight<'_>, arithmetic: Arithmetic) -> Self {
         let taps: Vec<_> =
             (0..weight.kernel * weight.kernel).map(|tap| (tap / weight.kernel, tap % weight.kernel)).collect();
-        let mut packed = Self::empty(weight, arithmetic, 1, taps.len());
+        let mut packed = Self::empty(weight, arithmetic, taps.len());
         let value = |out, input, tap: usize| weight.at(out, input, taps[tap].0, taps[tap].1);
         let (words, tiled) = packed.factors(taps.len(), value);
         packed.sets.push(TapSet { taps, phase: (0, 0), words, tiled });
@@ -83,7 +81,7 @@ impl Packed {
     /// A 3×3 kernel behind a nearest-neighbour enlargement by two: each of the four pixels made from an input pixel sees
     /// only 2×2 input pixels, so taps that fall on the same one are added beforehand and 4/9 of the products remain.
     pub(crate) fn enlarged(weight: Weight<'_>, arithmetic: Arithmetic) -> Self {
-        let mut packed = Self::empty(weight, arithmetic, 2, 4);
+        let mut packed = Self::empty(weight, arithmetic, 4);
         for phase in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let taps: Vec<_> = (0..4).map(|tap| (phase.0 + tap / 2, phase.1 + tap % 2)).collect();
             // Kernel rows that fall on the first and the second input row of a phase.
@@ -103,13 +101,12 @@ impl Packed {
         packed
     }
 
-    fn empty(weight: Weight<'_>, arithmetic: Arithmetic, factor: usize, taps: usize) -> Self {
+    fn empty(weight: Weight<'_>, arithmetic: Arithmetic, taps: usize) -> Self {
         let channel_steps = arithmetic.steps(weight.input);
         Self {
             arithmetic,
             in_channels: weight.input,
             out_channels: weight.out,
-            factor,
             sets: Vec::new(),
             panels: if arithmetic.is_tiled() { tiled_widths(weight.out) } else { arithmetic.panel_widths(weight.out) },
             channel_steps,

@@ -156,7 +156,7 @@ impl Call<'_> {
         scratch: &mut Scratch,
         output: &Unwritten,
     ) {
-        let factor = self.packed.factor;
+        let factor = self.geometry.factor;
         let (first_column, widths) = *panels;
         let columns = widths.iter().sum::<usize>() * LANES;
         let pixels: usize = segments.iter().map(Segment::pixels).sum::<usize>() * factor * factor;
@@ -214,7 +214,7 @@ impl Unit<'_> {
                         let (Some(upper), lower) = (targets.next(), targets.next()) else { continue };
                         let target = Target {
                             sums: (upper, lower.unwrap_or(upper)),
-                            step: self.call.packed.factor * self.columns,
+                            step: self.call.geometry.factor * self.columns,
                             columns: vectors * LANES,
                             accumulate: first > 0,
                         };
@@ -273,7 +273,7 @@ impl Unit<'_> {
 
     /// Where the sums of a pixel of a segment begin.
     fn place(&self, segment: &Segment, phase: (usize, usize), pixel: (usize, usize)) -> usize {
-        let (factor, across) = (self.call.packed.factor, segment.columns.len());
+        let (factor, across) = (self.call.geometry.factor, segment.columns.len());
         ((pixel.0 * factor + phase.0) * across * factor + pixel.1 * factor + phase.1) * self.columns
     }
 

@@ -1,19 +1,44 @@
-//! The transforms of input, kernel and sums: the matrices of arXiv 1509.09308, §4.1, written out.
+//! The transforms of input, kernel and sums, for any form of the filtering.
 
 use std::ops::Range;
 
-use super::super::engine::Segment;
-use super::{TILE, UNIT_TILES, side};
+use super::UNIT_TILES;
+use super::forms::Form::{Enlarged, EveryOther, FourByFour, TwoByTwo};
+use super::forms::{self, Form, MOST_POINTS, MOST_STEP, Matrices};
 use crate::simd::multiversion;
 
-/// Most points of a tile, and most input pixels that it sees, in each direction.
-const MOST: usize = side(2);
-/// Input columns that a unit's row of tiles sees at most.
-const LINE: usize = line_length(2, UNIT_TILES);
+/// Tiles or columns that are transformed together.
+const VECTOR: usize = 8;
+/// Values of so many.
+type Vector = [f32; VECTOR];
+/// Tiles that a row of them takes at most, with what the last sees beyond, in whole vectors.
+const ROW: usize = UNIT_TILES + 2 * VECTOR;
 
-/// Input columns that a row of `tiles` sees.
-const fn line_length(stride: usize, tiles: usize) -> usize {
-    (TILE * tiles - 1) * stride + 3
+/// Some values of a row. (Closures would not be compiled for the vector instructions of the function around them.)
+#[inline(always)]
+fn vector(values: &[f32], start: usize) -> Vector {
+    let mut vector = [0.0; VECTOR];
+    vector.copy_from_slice(&values[start..start + VECTOR]);
+    vector
+}
+
+/// `transform` lane by lane.
+#[inline(always)]
+fn lane_by_lane<const IN: usize, const OUT: usize>(
+    values: &[Vector; IN],
+    transform: impl Fn([f32; IN]) -> [f32; OUT],
+) -> [Vector; OUT] {
+    let mut transformed = [[0.0; VECTOR]; OUT];
+    for lane in 0..VECTOR {
+        let mut one = [0.0; IN];
+        for (one, values) in one.iter_mut().zip(values) {
+            *one = values[lane];
+        }
+        for (transformed, value) in transformed.iter_mut().zip(transform(one)) {
+            transformed[lane] = value;
+        }
+    }
+    transformed
 }
 
 /// One channel of a picture, and where a segment's input begins in it.
@@ -42,113 +67,84 @@ impl Plane<'_> {
     }
 }
 
-/// `B^T d` in one direction: the points of what a tile sees.
-#[inline(always)]
-fn transform<const STRIDE: usize>(seen: [f32; MOST]) -> [f32; MOST] {
-    let [first, second, third, fourth, fifth] = seen;
-    match STRIDE {
-        1 => [first - third, second + third, third - second, second - fourth, 0.0],
-        _ => [first - third, third, fifth - third, second, fourth],
-    }
-}
-
 /// What a channel's tiles are transformed in.
 pub(super) struct Points {
-    /// Rows of the padded input.
-    lines: [[f32; LINE]; MOST],
-    /// `[point][tile]`.
-    pub(super) values: [[f32; UNIT_TILES]; MOST * MOST],
+    /// A row of the padded input.
+    line: [f32; MOST_STEP * ROW],
+    /// For each row that a tile sees, and each column from a tile to the next, the pixels of all tiles side by side.
+    seen: [[[f32; ROW]; MOST_STEP]; MOST_POINTS],
+    /// `[point][tile]`; whole vectors are written, so there is room for the last.
+    pub(super) values: [[f32; UNIT_TILES + VECTOR]; MOST_POINTS * MOST_POINTS],
 }
 
 impl Points {
-    pub(super) const NONE: Self = Self { lines: [[0.0; LINE]; MOST], values: [[0.0; UNIT_TILES]; MOST * MOST] };
+    pub(super) const NONE: Self = Self {
+        line: [0.0; MOST_STEP * ROW],
+        seen: [[[0.0; ROW]; MOST_STEP]; MOST_POINTS],
+        values: [[0.0; UNIT_TILES + VECTOR]; MOST_POINTS * MOST_POINTS],
+    };
 
-    /// The points `B^T d B` of the tiles of a segment, `across` in a row, at `places`.
+    /// The points `Bᵀ d B` of the tiles of a segment, `across` in a row, at `places`.
     #[inline(always)]
-    fn transform_tiles<const STRIDE: usize>(&mut self, source: &Plane<'_>, across: usize, places: Range<usize>) {
-        let length = line_length(STRIDE, across);
+    fn transform_tiles<F, const FUSED: bool, const POINTS: usize, const PIXELS: usize, const STEP: usize>(
+        &mut self,
+        source: &Plane<'_>,
+        across: usize,
+        places: Range<usize>,
+    ) where
+        F: Matrices<POINTS, PIXELS, STEP>,
+    {
+        let length = across + (POINTS - 1) / STEP;
         for (row, place) in places.step_by(across).enumerate() {
-            for (index, line) in self.lines.iter_mut().enumerate().take(side(STRIDE)) {
-                source.line(TILE * STRIDE * row + index, &mut line[..length]);
+            for (index, seen) in self.seen.iter_mut().enumerate().take(POINTS) {
+                let line = &mut self.line[..STEP * length];
+                source.line(STEP * row + index, line);
+                let chunks = line.as_chunks::<STEP>().0;
+                for (column, seen) in seen.iter_mut().enumerate().take(STEP) {
+                    for (value, chunk) in seen.iter_mut().zip(chunks) {
+                        *value = chunk[column];
+                    }
+                }
             }
-            let [first, second, third, fourth, fifth] = &mut self.lines;
-            let upper = first[..length].iter_mut().zip(&mut second[..length]).zip(&mut third[..length]);
-            let lower = fourth[..length].iter_mut().zip(&mut fifth[..length]);
-            for (((first, second), third), (fourth, fifth)) in upper.zip(lower) {
-                [*first, *second, *third, *fourth, *fifth] =
-                    transform::<STRIDE>([*first, *second, *third, *fourth, *fifth]);
+            for column in 0..STEP {
+                for tile in (0..length).step_by(VECTOR) {
+                    let mut values = [[0.0; VECTOR]; POINTS];
+                    for (values, seen) in values.iter_mut().zip(&self.seen) {
+                        *values = vector(&seen[column], tile);
+                    }
+                    let points = lane_by_lane(&values, F::of_input::<FUSED>);
+                    for (point, seen) in points.iter().zip(&mut self.seen) {
+                        seen[column][tile..tile + VECTOR].copy_from_slice(point);
+                    }
+                }
             }
-            for (line, points) in self.lines.iter().zip(self.values.chunks_exact_mut(side(STRIDE))) {
-                transform_line::<STRIDE>(&line[..length], points, place..place + across);
-            }
-        }
-    }
-}
-
-/// The points of one line's tiles. Written out, so that the compiler sees neighbours.
-#[inline(always)]
-fn transform_line<const STRIDE: usize>(line: &[f32], points: &mut [[f32; UNIT_TILES]], places: Range<usize>) {
-    match points {
-        [first, second, third, fourth] => {
-            let (now, next) = (line.as_chunks::<2>().0, line[2..].as_chunks::<2>().0);
-            let (first, second) = (&mut first[places.clone()], &mut second[places.clone()]);
-            let (third, fourth) = (&mut third[places.clone()], &mut fourth[places]);
-            for (tile, ([a, b], [c, d])) in now.iter().zip(next).enumerate().take(first.len()) {
-                [first[tile], second[tile], third[tile], fourth[tile], _] = transform::<STRIDE>([*a, *b, *c, *d, 0.0]);
-            }
-        }
-        [first, second, third, fourth, fifth] => {
-            let (now, next) = (line.as_chunks::<4>().0, line[1..].as_chunks::<4>().0);
-            let (first, second) = (&mut first[places.clone()], &mut second[places.clone()]);
-            let (third, fourth, fifth) = (&mut third[places.clone()], &mut fourth[places.clone()], &mut fifth[places]);
-            for (tile, ([a, b, c, d], [.., e])) in now.iter().zip(next).enumerate().take(first.len()) {
-                [first[tile], second[tile], third[tile], fourth[tile], fifth[tile]] =
-                    transform::<STRIDE>([*a, *b, *c, *d, *e]);
+            for (seen, targets) in self.seen.iter().zip(self.values.chunks_exact_mut(POINTS)).take(POINTS) {
+                for tile in (0..across).step_by(VECTOR) {
+                    let mut values = [[0.0; VECTOR]; POINTS];
+                    for (column, values) in values.iter_mut().enumerate() {
+                        *values = vector(&seen[column % STEP], tile + column / STEP);
+                    }
+                    let points = lane_by_lane(&values, F::of_input::<FUSED>);
+                    let place = place + tile;
+                    for (point, target) in points.iter().zip(targets.iter_mut()) {
+                        target[place..place + VECTOR].copy_from_slice(point);
+                    }
+                }
             }
         }
-        _ => unreachable!("a direction has four or five points"),
     }
 }
 
 multiversion! {
     /// Transforms the tiles of a segment in one channel, `across` in a row, and puts them at `places`.
-    pub(super) fn transform_input_plane(stride: usize, points: &mut Points, source: &Plane<'_>, across: usize, places: Range<usize>) {
-        match stride {
-            1 => points.transform_tiles::<1>(source, across, places),
-            _ => points.transform_tiles::<2>(source, across, places),
+    pub(super) fn transform_input_plane(form: Form, points: &mut Points, source: &Plane<'_>, across: usize, places: Range<usize>) {
+        match form {
+            TwoByTwo => points.transform_tiles::<forms::TwoByTwo, FUSED, _, _, _>(source, across, places),
+            FourByFour => points.transform_tiles::<forms::FourByFour, FUSED, _, _, _>(source, across, places),
+            EveryOther => points.transform_tiles::<forms::EveryOther, FUSED, _, _, _>(source, across, places),
+            Enlarged => points.transform_tiles::<forms::Enlarged, FUSED, _, _, _>(source, across, places),
         }
     }
-}
-
-/// Columns that are transformed together.
-const VECTOR: usize = 8;
-
-/// Some values of a row. (Closures would not be compiled for the vector instructions of the function around them.)
-#[inline(always)]
-fn vector(values: &[f32], start: usize) -> [f32; VECTOR] {
-    let mut vector = [0.0; VECTOR];
-    vector.copy_from_slice(&values[start..start + VECTOR]);
-    vector
-}
-
-/// `G g` in one direction: the points of three taps.
-#[inline(always)]
-fn transform_taps<const STRIDE: usize>(taps: [[f32; VECTOR]; 3]) -> [[f32; VECTOR]; MOST] {
-    let mut transformed = [[0.0; VECTOR]; MOST];
-    for lane in 0..VECTOR {
-        let [first, second, third] = [taps[0][lane], taps[1][lane], taps[2][lane]];
-        let points = match STRIDE {
-            1 => {
-                let (outer, inner) = (0.5 * (first + third), 0.5 * second);
-                [first, outer + inner, outer - inner, third, 0.0]
-            }
-            _ => [first, first + third, third, second, second],
-        };
-        for (transformed, point) in transformed.iter_mut().zip(points) {
-            transformed[lane] = point;
-        }
-    }
-    transformed
 }
 
 /// Where a transformed kernel goes, `[point][channel][column]`.
@@ -161,27 +157,30 @@ pub(super) struct KernelPlace {
     pub(super) place: usize,
 }
 
-/// The points `G g G^T` of channels that lie as `[channel][tap][column]`.
+/// The points `G g Gᵀ` of channels that lie as `[channel][tap][column]`.
 #[inline(always)]
-fn transform_channels<const STRIDE: usize>(values: &[f32], kernel: &KernelPlace, factors: &mut [f32]) {
+fn transform_channels<F, const FUSED: bool, const POINTS: usize, const PIXELS: usize, const STEP: usize>(
+    values: &[f32],
+    kernel: &KernelPlace,
+    factors: &mut [f32],
+) where
+    F: Matrices<POINTS, PIXELS, STEP>,
+{
     let KernelPlace { lanes, point_step, place } = *kernel;
     for (channel, values) in values.chunks_exact(9 * lanes).enumerate() {
         for lane in (0..lanes).step_by(VECTOR) {
-            let mut columns = [[[0.0; VECTOR]; MOST]; 3];
+            let mut columns = [[[0.0; VECTOR]; POINTS]; 3];
             for (column, transformed) in columns.iter_mut().enumerate() {
                 let first = column * lanes + lane;
                 let taps = [first, first + 3 * lanes, first + 6 * lanes];
-                *transformed = transform_taps::<STRIDE>([
-                    vector(values, taps[0]),
-                    vector(values, taps[1]),
-                    vector(values, taps[2]),
-                ]);
+                let taps = [vector(values, taps[0]), vector(values, taps[1]), vector(values, taps[2])];
+                *transformed = lane_by_lane(&taps, F::of_taps::<FUSED>);
             }
             let [first, second, third] = &columns;
-            for (row, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate().take(side(STRIDE)) {
-                let transformed = transform_taps::<STRIDE>([*first, *second, *third]);
-                for (column, values) in transformed.iter().enumerate().take(side(STRIDE)) {
-                    let start = (side(STRIDE) * row + column) * point_step + (place + channel) * lanes + lane;
+            for (row, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
+                let transformed = lane_by_lane(&[*first, *second, *third], F::of_taps::<FUSED>);
+                for (column, values) in transformed.iter().enumerate() {
+                    let start = (POINTS * row + column) * point_step + (place + channel) * lanes + lane;
                     factors[start..start + VECTOR].copy_from_slice(values);
                 }
             }
@@ -191,27 +190,14 @@ fn transform_channels<const STRIDE: usize>(values: &[f32], kernel: &KernelPlace,
 
 multiversion! {
     /// Transforms a kernel whose channels lie as `[channel][tap][column]`.
-    pub(super) fn transform_kernel(stride: usize, values: &[f32], kernel: &KernelPlace, factors: &mut [f32]) {
-        match stride {
-            1 => transform_channels::<1>(values, kernel, factors),
-            _ => transform_channels::<2>(values, kernel, factors),
+    pub(super) fn transform_kernel(form: Form, values: &[f32], kernel: &KernelPlace, factors: &mut [f32]) {
+        match form {
+            TwoByTwo => transform_channels::<forms::TwoByTwo, FUSED, _, _, _>(values, kernel, factors),
+            FourByFour => transform_channels::<forms::FourByFour, FUSED, _, _, _>(values, kernel, factors),
+            EveryOther => transform_channels::<forms::EveryOther, FUSED, _, _, _>(values, kernel, factors),
+            Enlarged => transform_channels::<forms::Enlarged, FUSED, _, _, _>(values, kernel, factors),
         }
     }
-}
-
-/// `A^T m` in one direction: the pixels of a tile's points.
-#[inline(always)]
-fn pixels<const STRIDE: usize>(points: [[f32; VECTOR]; MOST]) -> [[f32; VECTOR]; TILE] {
-    let mut pixels = [[0.0; VECTOR]; TILE];
-    for lane in 0..VECTOR {
-        let [first, second, third, fourth, fifth] =
-            [points[0][lane], points[1][lane], points[2][lane], points[3][lane], points[4][lane]];
-        (pixels[0][lane], pixels[1][lane]) = match STRIDE {
-            1 => (first + second + third, second - third - fourth),
-            _ => (first + second + fourth, second + third + fifth),
-        };
-    }
-    pixels
 }
 
 /// The sums of one panel, `[point][tile][lane]`.
@@ -222,32 +208,39 @@ pub(super) struct PanelSums<'a> {
     /// Tiles before a segment's.
     pub(super) before: usize,
     pub(super) lanes: usize,
+    /// Result pixels of the segment, down and across.
+    pub(super) size: (usize, usize),
 }
 
-/// The pixels `A^T m A` of a segment whose tiles are in `sums`, as `[row][column][lane]`.
+/// The pixels `Aᵀ m A` of a segment whose tiles are in `sums`, as `[row][column][lane]`.
 #[inline(always)]
-fn transform_segment_back<const STRIDE: usize>(segment: &Segment, sums: &PanelSums<'_>, target: &mut [f32]) {
-    let (lanes, side) = (sums.lanes, side(STRIDE));
-    let (down, across) = (segment.rows.len(), segment.columns.len());
-    let per_row = across.div_ceil(TILE);
-    for tile in 0..down.div_ceil(TILE) * per_row {
-        let (row, column) = (tile / per_row * TILE, tile % per_row * TILE);
+fn transform_segment_back<F, const FUSED: bool, const POINTS: usize, const PIXELS: usize, const STEP: usize>(
+    sums: &PanelSums<'_>,
+    target: &mut [f32],
+) where
+    F: Matrices<POINTS, PIXELS, STEP>,
+{
+    let (lanes, (down, across)) = (sums.lanes, sums.size);
+    let per_row = across.div_ceil(PIXELS);
+    for tile in 0..down.div_ceil(PIXELS) * per_row {
+        let (row, column) = (tile / per_row * PIXELS, tile % per_row * PIXELS);
         for lane in (0..lanes).step_by(VECTOR) {
             let first = (sums.before + tile) * lanes + lane;
-            let mut columns = [[[0.0; VECTOR]; TILE]; MOST];
-            for (column, transformed) in columns.iter_mut().enumerate().take(side) {
-                let mut points = [[0.0; VECTOR]; MOST];
-                for (row, point) in points.iter_mut().enumerate().take(side) {
-                    *point = vector(sums.values, first + (side * row + column) * sums.point_step);
+            let mut columns = [[[0.0; VECTOR]; PIXELS]; POINTS];
+            for (column, transformed) in columns.iter_mut().enumerate() {
+                let mut points = [[0.0; VECTOR]; POINTS];
+                for (row, point) in points.iter_mut().enumerate() {
+                    *point = vector(sums.values, first + (POINTS * row + column) * sums.point_step);
                 }
-                *transformed = pixels::<STRIDE>(points);
+                *transformed = lane_by_lane(&points, F::of_sums::<FUSED>);
             }
-            for below in 0..TILE.min(down - row) {
-                let mut points = [[0.0; VECTOR]; MOST];
+            for below in 0..PIXELS.min(down - row) {
+                let mut points = [[0.0; VECTOR]; POINTS];
                 for (point, column) in points.iter_mut().zip(&columns) {
                     *point = column[below];
                 }
-                for (beside, values) in pixels::<STRIDE>(points).iter().enumerate().take(across - column) {
+                let pixels = lane_by_lane(&points, F::of_sums::<FUSED>);
+                for (beside, values) in pixels.iter().enumerate().take(across - column) {
                     let start = ((row + below) * across + column + beside) * lanes + lane;
                     target[start..start + VECTOR].copy_from_slice(values);
                 }
@@ -258,10 +251,12 @@ fn transform_segment_back<const STRIDE: usize>(segment: &Segment, sums: &PanelSu
 
 multiversion! {
     /// Transforms the sums of a segment's tiles back into pixels, `[row][column][lane]`.
-    pub(super) fn transform_back(stride: usize, segment: &Segment, sums: &PanelSums<'_>, target: &mut [f32]) {
-        match stride {
-            1 => transform_segment_back::<1>(segment, sums, target),
-            _ => transform_segment_back::<2>(segment, sums, target),
+    pub(super) fn transform_back(form: Form, sums: &PanelSums<'_>, target: &mut [f32]) {
+        match form {
+            TwoByTwo => transform_segment_back::<forms::TwoByTwo, FUSED, _, _, _>(sums, target),
+            FourByFour => transform_segment_back::<forms::FourByFour, FUSED, _, _, _>(sums, target),
+            EveryOther => transform_segment_back::<forms::EveryOther, FUSED, _, _, _>(sums, target),
+            Enlarged => transform_segment_back::<forms::Enlarged, FUSED, _, _, _>(sums, target),
         }
     }
 }
