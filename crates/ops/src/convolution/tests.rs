@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::winograd::Form;
 use super::*;
 use crate::simd::{Level, pretend};
 use crate::testing::{assert_close, assert_gradients, on_threads, random, values};
@@ -80,15 +81,44 @@ proptest! {
     }
 }
 
+/// A call in each form with fewer products: (form, stride, enlarged, batch, channels, out, height, width).
+type FormCase = (Form, usize, bool, [usize; 5]);
+
+const FORM_CASES: [FormCase; 9] = [
+    (Form::FourByFour, 1, false, [1, 64, 64, 4, 600]),
+    (Form::FourByFour, 1, false, [1, 65, 70, 13, 515]),
+    (Form::FourByFour, 1, false, [3, 300, 64, 16, 16]),
+    (Form::TwoByTwo, 1, false, [3, 70, 512, 8, 8]),
+    (Form::TwoByTwo, 1, false, [2, 40, 40, 17, 9]),
+    (Form::EveryOther, 2, false, [1, 65, 70, 10, 1030]),
+    (Form::EveryOther, 2, false, [3, 70, 512, 15, 16]),
+    (Form::Enlarged, 1, true, [1, 65, 70, 5, 515]),
+    (Form::Enlarged, 1, true, [3, 150, 64, 8, 8]),
+];
+
 #[test]
-fn rows_of_many_tiles_and_pictures_of_few_agree_with_the_twin() {
-    let cases = [(1, 64, 64, 4, 600), (1, 65, 70, 5, 515), (3, 70, 512, 8, 8)].map(|case| [(1, case), (2, case)]);
-    for (stride, (batch, channels, out, height, width)) in cases.into_iter().flatten() {
+fn each_form_agrees_with_its_twin_whatever_threads_and_batch() {
+    for (form, stride, enlarged, [batch, channels, out, height, width]) in FORM_CASES {
         let layer = convolution(out, channels, 3, stride, 1, Precision::F32);
-        let (height, width) = (height * stride, width * stride);
         let picture = random(&[batch, channels, height, width], 3);
-        let twin = layer.forward_reference(&picture, &ConvEpilogue::default()).unwrap();
-        assert_close(&layer.forward(&picture).unwrap(), &twin, 2e-6);
+        let geometry = layer.geometry(&picture).unwrap();
+        let geometry = Geometry { factor: if enlarged { 2 } else { 1 }, ..geometry };
+        if !layer.shared.packed.arithmetic.is_tiled() {
+            assert_eq!(winograd::form(&layer.shared.packed, &geometry), Some(form), "{channels} at {height}x{width}");
+        }
+        let forward = |picture: &Tensor| match enlarged {
+            true => layer.forward_upsampled(picture).unwrap(),
+            false => layer.forward(picture).unwrap(),
+        };
+        let twin = match enlarged {
+            true => layer.forward_upsampled_reference(&picture).unwrap(),
+            false => layer.forward_reference(&picture, &ConvEpilogue::default()).unwrap(),
+        };
+        let ours = on_threads(1, || values(&forward(&picture)));
+        assert_close(&forward(&picture), &twin, 2e-6);
+        assert_eq!(ours, on_threads(3, || values(&forward(&picture))));
+        let alone = values(&forward(&picture.narrow(0, batch - 1, 1).unwrap()));
+        assert_eq!(ours[ours.len() - alone.len()..], alone);
     }
 }
 
@@ -107,9 +137,9 @@ fn narrower_machines_agree() {
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
         pretend(level);
         // A kernel that sees one pixel has a layout of its own, here with several blocks of channels.
-        // 240 channels are transformed in two blocks.
-        let cases =
-            [(20, 3, 9), (700, 1, 9), (240, 3, 21)].map(|case| [(Precision::F32, case), (Precision::Bf16, case)]);
+        // 240 channels are transformed in several blocks; the last case has too few tiles of 4x4 pixels.
+        let cases = [(20, 3, 9), (700, 1, 9), (240, 3, 21), (240, 3, 8)]
+            .map(|case| [(Precision::F32, case), (Precision::Bf16, case)]);
         for (precision, (channels, kernel, height)) in cases.into_iter().flatten() {
             let layer = convolution(70, channels, kernel, 1, kernel / 2, precision);
             let picture = random(&[2, channels, height, 21], 3);

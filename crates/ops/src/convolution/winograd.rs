@@ -29,15 +29,15 @@ const LEAST_UNIT_TILES: usize = 64;
 /// Values of a unit's transformed input, roughly, which should stay at hand while the panels pass.
 const UNIT_VALUES: usize = 1 << 21;
 /// Most values of transformed input that several units share.
-const SHARED_VALUES: usize = 1 << 22;
+const SHARED_VALUES: usize = 9 << 19;
 /// Units to aim at, so that threads finish together.
 const UNITS: usize = 8;
 /// Fewest channels, in and out, for which the transforms pay.
-const LEAST_CHANNELS: usize = 32;
+const LEAST_CHANNELS: usize = 16;
 /// Fewest tiles of a picture for which it pays to transform the kernel.
 const LEAST_TILES: usize = 16;
 /// Fewest tiles of a picture times output channels: below, a call has too few units to share out.
-const LEAST_RESULTS: usize = 1 << 13;
+const LEAST_RESULTS: usize = 1 << 10;
 
 /// The form that a call takes, if it gains by one. The number of pictures has no say, as it must change no bit.
 pub(super) fn form(packed: &Packed, geometry: &Geometry) -> Option<Form> {

@@ -5,15 +5,19 @@ use std::ops::Range;
 use super::super::engine::{Call, RUN, Segment};
 use super::forms::Form;
 use super::transforms::{self, KernelPlace, PanelSums, Plane, Points};
-use super::{UNIT_TILES, tile_size, tiles};
+use super::{UNIT_TILES, picture_tiles, tile_size, tiles};
 use crate::parallel::{Scratch, Unwritten, aligned, at_least};
 use crate::tile::{LANES, Left, Right, Steps, Sums, multiply};
 use crate::types::{as_values, as_words};
 
 /// Tiles whose values of one channel fill a cache line.
 pub(super) const CHUNK: usize = LANES;
-/// Channels that are transformed at a time, roughly.
+/// Most channels that are transformed at a time, roughly.
 const BLOCK_CHANNELS: usize = 128;
+/// Fewest channels that are transformed at a time, where there are so many.
+const LEAST_BLOCK_CHANNELS: usize = 32;
+/// Parts to aim at when the input of a picture is transformed, so that threads share it.
+const PARTS: usize = 4;
 
 /// Transformed values of one chunk of tiles. One channel more than there are: at a distance of a power of two, all points of a
 /// channel would fight for the same sets of the nearest cache.
@@ -111,11 +115,14 @@ impl Unit<'_> {
         (self.tiles + 1) * lanes
     }
 
-    /// Channels that are transformed at a time: whole blocks of the packed kernel, about the same number each time.
+    /// Channels that are transformed at a time: whole blocks of the packed kernel, about the same number each time. The
+    /// number of pictures has no say, as sums are kept from block to block.
     fn block_channels(&self) -> usize {
         let (all, packed) = (self.call.packed.channel_steps, self.call.packed.block_steps);
+        let units = picture_tiles(self.form, &self.call.geometry).div_ceil(UNIT_TILES);
+        let most = (all * units / PARTS).clamp(LEAST_BLOCK_CHANNELS, BLOCK_CHANNELS).next_multiple_of(packed);
         let blocks = all.div_ceil(packed);
-        let times = (blocks * packed).div_ceil(BLOCK_CHANNELS.next_multiple_of(packed)).max(1);
+        let times = (blocks * packed).div_ceil(most).max(1);
         blocks.div_ceil(times) * packed
     }
 
