@@ -7,20 +7,24 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::packing::{BLOCK, KeyLayout, Rows};
-use crate::elementary::exp_not_positive;
+use crate::elementary::{LOG2_E, exp2_not_positive};
 use crate::parallel::{
     Scratch, Unwritten, WORTH_FLOPS, WORTH_VALUES, aligned, at_least, for_units, with_scratch, written,
 };
-use crate::simd::{fetch, multiversion};
+use crate::simd::{fetch, multiply_add, multiversion};
 use crate::tile::{LANES, Left, Right, Steps, Sums};
 use crate::types::as_words;
 
 /// Queries that walk together.
 const QUERIES: usize = 16;
-/// The same for AVX2: whole tiles of 6 rows.
-const NARROW_QUERIES: usize = 24;
+/// The same for AVX2, at most: whole tiles of 6 rows.
+const NARROW_QUERIES: usize = 48;
+/// Rows of such a tile.
+const NARROW_ROWS: usize = 6;
 /// The same for matrix tiles: two tiles of rows.
 const TILED_QUERIES: usize = 32;
+/// Queries that walk together at most.
+const MOST_QUERIES: usize = NARROW_QUERIES;
 /// Bytes of all heads' keys and values that stay in the second-level cache while queries pass.
 const SMALL_KEYS: usize = 1 << 18;
 /// Operations worth waking threads for: a softmax takes as long as twice its products.
@@ -126,7 +130,10 @@ impl Attention<'_> {
         let arithmetic = self.keys.layout.arithmetic;
         let together = match arithmetic.is_tiled() {
             true => TILED_QUERIES,
-            false if arithmetic.key_vectors() == 1 => NARROW_QUERIES,
+            false if arithmetic.key_vectors() == 1 => {
+                let blocks = self.query_count.div_ceil(NARROW_QUERIES).max(1);
+                self.query_count.div_ceil(blocks).next_multiple_of(NARROW_ROWS).max(NARROW_ROWS)
+            }
             false => QUERIES,
         };
         let blocks = self.query_count.div_ceil(together);
@@ -187,22 +194,24 @@ impl Attention<'_> {
         let (scores, totals) = aligned(sums, room * (BLOCK + columns)).split_at_mut(room * BLOCK);
         #[cfg(target_arch = "x86_64")]
         let _tiles = arithmetic.is_tiled().then(crate::amx::Tiles::shape);
+        // Scores are logarithms to base 2, as that is what the exponential takes.
+        let scale = self.scale * LOG2_E;
         for query in 0..count {
             let row = self.queries.row(batch, first + query, head, width);
             let target = &mut queries[query * layout.width_steps..][..layout.width_steps];
             if arithmetic.per_step() == 1 {
-                scaled_words(row, self.scale, target);
+                scaled_words(row, scale, target);
                 continue;
             }
             let scaled = at_least(rows, width);
-            scaled_by(row, self.scale, scaled);
+            scaled_by(row, scale, scaled);
             target[width / 2..].fill(0);
             arithmetic.pack_row(scaled, target);
         }
         let index = batch * self.heads + head;
         let keys = &self.keys.keys[index * layout.key_words()..][..layout.key_words()];
         let values = &self.keys.values[index * layout.value_words()..][..layout.value_words()];
-        let mut state = [Softmax::START; TILED_QUERIES];
+        let mut state = [Softmax::START; MOST_QUERIES];
         for start in (0..self.keys.count).step_by(BLOCK) {
             let present = BLOCK.min(self.keys.count - start);
             for panel in (0..present).step_by(layout.panel) {
@@ -304,8 +313,8 @@ fn larger(first: f32, second: f32) -> f32 {
 
 multiversion! {
     /// Turns rows of scores into unnormalised probabilities; gives the factors by which earlier totals shrink.
-    fn softmax_rows(scores: &mut [f32], count: usize, present: usize, states: &mut [Softmax; TILED_QUERIES]) -> [f32; TILED_QUERIES] {
-        let mut factors = [1.0; TILED_QUERIES];
+    fn softmax_rows(scores: &mut [f32], count: usize, present: usize, states: &mut [Softmax; MOST_QUERIES]) -> [f32; MOST_QUERIES] {
+        let mut factors = [1.0; MOST_QUERIES];
         let rows = scores.chunks_exact_mut(BLOCK).zip(states.iter_mut()).zip(&mut factors);
         for ((row, state), factor) in rows.take(count) {
             // Up to whole vectors: what no key scored adds nothing.
@@ -323,11 +332,11 @@ multiversion! {
                 row.fill(0.0);
                 continue;
             }
-            *factor = exp_not_positive::<FUSED>(state.largest - largest);
+            *factor = exp2_not_positive::<FUSED>(state.largest - largest);
             let mut sums = state.sums.map(|sum| sum * *factor);
             for chunk in row.as_chunks_mut::<LANES>().0 {
                 for (sum, score) in sums.iter_mut().zip(chunk) {
-                    *score = exp_not_positive::<FUSED>(*score - largest);
+                    *score = exp2_not_positive::<FUSED>(*score - largest);
                     *sum += *score;
                 }
             }
@@ -338,11 +347,11 @@ multiversion! {
 }
 
 multiversion! {
-    /// Adds `present` values to each row of scores; rows of `values` are `step` apart.
+    /// Adds `present` values to each row of scores, as logarithms to base 2; rows of `values` are `step` apart.
     fn add_rows(scores: &mut [f32], count: usize, present: usize, values: &[f32], step: usize) {
         for (row, scores) in scores.chunks_exact_mut(BLOCK).enumerate().take(count) {
             for (score, value) in scores[..present].iter_mut().zip(&values[row * step..][..present]) {
-                *score += value;
+                *score = multiply_add::<FUSED>(*value, LOG2_E, *score);
             }
         }
     }
