@@ -167,6 +167,9 @@ fn transform_channels<F, const FUSED: bool, const POINTS: usize, const PIXELS: u
     F: Matrices<POINTS, PIXELS, STEP>,
 {
     let KernelPlace { lanes, point_step, place } = *kernel;
+    let channels = values.len() / (9 * lanes);
+    assert!((POINTS * POINTS - 1) * point_step + (place + channels) * lanes <= factors.len());
+    let factors = factors.as_mut_ptr();
     for (channel, values) in values.chunks_exact(9 * lanes).enumerate() {
         for lane in (0..lanes).step_by(VECTOR) {
             let mut columns = [[[0.0; VECTOR]; POINTS]; 3];
@@ -181,7 +184,11 @@ fn transform_channels<F, const FUSED: bool, const POINTS: usize, const PIXELS: u
                 let transformed = lane_by_lane(&[*first, *second, *third], F::of_taps::<FUSED>);
                 for (column, values) in transformed.iter().enumerate() {
                     let start = (POINTS * row + column) * point_step + (place + channel) * lanes + lane;
-                    factors[start..start + VECTOR].copy_from_slice(values);
+                    // SAFETY: inside by the assertion: the point, the channel and the lane are.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        factors.add(start).cast::<Vector>().write_unaligned(*values);
+                    }
                 }
             }
         }
