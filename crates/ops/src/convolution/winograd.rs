@@ -63,8 +63,13 @@ pub(super) fn form(packed: &Packed, geometry: &Geometry) -> Option<Form> {
 /// The convolution of `call` in a [`form`] that it has.
 pub(super) fn convolve(call: &Call<'_>, form: Form, worth: bool) -> Vec<f32> {
     let (geometry, packed) = (&call.geometry, call.packed);
-    let room = UNIT_VALUES / (form.side().pow(2) * packed.in_channels.max(1));
-    let unit_tiles = room.clamp(LEAST_UNIT_TILES, UNIT_TILES) / CHUNK * CHUNK;
+    // Tiles for all units, or else units that share their tiles.
+    let wanted = match geometry.batch * picture_tiles(form, geometry) / UNITS {
+        few if few < LEAST_UNIT_TILES => UNIT_TILES,
+        enough => enough,
+    };
+    let most = UNIT_VALUES / (form.side().pow(2) * packed.in_channels.max(1));
+    let unit_tiles = wanted.min(most).clamp(LEAST_UNIT_TILES, UNIT_TILES) / CHUNK * CHUNK;
     let segments = tile_segments(form, geometry, unit_tiles);
     let count = |segment: &Segment| tiles(form, geometry, segment);
     let per_unit = segments.first().map_or(1, |first| (unit_tiles / count(first).max(1)).max(1));
