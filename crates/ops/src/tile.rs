@@ -42,6 +42,11 @@ impl Arithmetic {
         self.narrow
     }
 
+    /// Products in f32 on the same machine.
+    pub(crate) fn in_f32(self) -> Self {
+        Self { pairs: false, narrow: false, ..self }
+    }
+
     /// Vectors in the widest panel. AVX2 has registers for one, which lies in memory as it is read.
     fn widest(self) -> usize {
         if self.level == Level::Avx2 { 1 } else { WIDEST }

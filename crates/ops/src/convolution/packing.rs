@@ -5,7 +5,7 @@ use crate::matmul;
 use crate::parallel::aligned;
 use crate::simd::multiversion;
 use crate::tile::{Arithmetic, LANES, Steps};
-use crate::types::Precision;
+use crate::types::{Precision, as_values};
 
 /// Steps of the inner loop in one block of channels: a panel of them stays in the first-level cache.
 const STEPS_PER_BLOCK: usize = 288;
@@ -264,6 +264,30 @@ impl Packed {
         room
     }
 
+    /// The same as values of the kernel, `[channel][tap][column]`, whatever the products are made of.
+    pub(crate) fn kernel<'a>(
+        &self,
+        set: &'a TapSet,
+        first: usize,
+        column: usize,
+        width: usize,
+        room: &'a mut Vec<u32>,
+    ) -> &'a [f32] {
+        if self.arithmetic.per_step() == 1 {
+            return as_values(self.panel(set, first, column, width, room));
+        }
+        // Both channels of a pair lie in one word for each tap.
+        let words = self.stored(set, first, column, width);
+        let room = aligned(room, 2 * words.len());
+        widen(words, set.taps.len() * width * LANES, room);
+        as_values(room)
+    }
+
+    /// Channels of one block.
+    pub(crate) fn block_channels(&self) -> usize {
+        self.block_steps * self.arithmetic.per_step()
+    }
+
     /// Where the steps of a block of `channels` channel steps lie in a padded input whose rows are `[channels][width]`.
     pub(crate) fn steps(&self, set: &TapSet, channels: usize, width: usize) -> Steps {
         let offset = |channel: usize, tap: &(usize, usize)| ((tap.0 * channels + channel) * width + tap.1) as u32;
@@ -279,7 +303,7 @@ fn narrowed(pair: &[u32], columns: usize) -> impl Iterator<Item = u32> + '_ {
 }
 
 multiversion! {
-    /// The opposite of [`narrowed`]: steps of `columns` words in bf16 to twice as many in f32.
+    /// The opposite of [`narrowed`]: groups of `columns` words in bf16 to two groups in f32, of their lower and upper halves.
     fn widen(words: &[u32], columns: usize, target: &mut [u32]) {
         for (words, target) in words.chunks_exact(columns).zip(target.chunks_exact_mut(2 * columns)) {
             let (first, second) = target.split_at_mut(columns);

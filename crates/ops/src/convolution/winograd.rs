@@ -7,8 +7,10 @@
 //!
 //! Convolutions with stride 2 and behind an enlargement have forms of their own (module `forms`).
 //!
-//! In f32 results are as close as the plain way's or nearly (the sums of a point are shorter); with factors rounded to bf16
-//! behind the transforms they would not be, so machines with products of bf16 pairs do without.
+//! In f32 results are as close as the plain way's or nearly (the sums of a point are shorter). With factors rounded to bf16
+//! behind the transforms they would not be: where products of bf16 pairs exist (AVX512-BF16), tiles of 4×4 pixels take a
+//! kernel kept in bf16 and compute in f32, half as many products at a time but a quarter of them; matrix tiles are too fast
+//! for that.
 
 mod forms;
 mod transforms;
@@ -43,7 +45,7 @@ const LEAST_RESULTS: usize = 1 << 10;
 pub(super) fn form(packed: &Packed, geometry: &Geometry) -> Option<Form> {
     let kernel = packed.sets.len() == 1 && packed.sets.iter().all(|set| set.taps.len() == 9 && set.tiled.is_none());
     let wide = packed.in_channels.min(packed.out_channels) >= LEAST_CHANNELS;
-    if !kernel || !wide || packed.arithmetic.per_step() != 1 {
+    if !kernel || !wide {
         return None;
     }
     let pays = |form: &Form| {
@@ -52,6 +54,9 @@ pub(super) fn form(packed: &Packed, geometry: &Geometry) -> Option<Form> {
     };
     let products = |form: &Form| picture_tiles(*form, geometry) * form.side().pow(2);
     let forms: &[Form] = match (geometry.factor, geometry.stride) {
+        // Products of pairs are twice as many at a time: no other form has so few.
+        (1, 1) if packed.arithmetic.per_step() > 1 => &[Form::FourByFour],
+        _ if packed.arithmetic.per_step() > 1 => &[],
         (1, 1) => &[Form::FourByFour, Form::TwoByTwo],
         (1, 2) => &[Form::EveryOther],
         (2, 1) => &[Form::Enlarged],

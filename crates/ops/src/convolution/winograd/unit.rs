@@ -8,7 +8,7 @@ use super::transforms::{self, KernelPlace, PanelSums, Plane, Points};
 use super::{UNIT_TILES, picture_tiles, tile_size, tiles};
 use crate::parallel::{Scratch, Unwritten, aligned, at_least};
 use crate::tile::{LANES, Left, Right, Steps, Sums, multiply};
-use crate::types::{as_values, as_words};
+use crate::types::as_words;
 
 /// Tiles whose values of one channel fill a cache line.
 pub(super) const CHUNK: usize = LANES;
@@ -86,7 +86,7 @@ impl Unit<'_> {
 
     /// The blocks of channels that are transformed at a time.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (all, block) = (self.call.packed.channel_steps, self.block_channels());
+        let (all, block) = (self.call.packed.in_channels, self.block_channels());
         (0..all).step_by(block).map(move |first| first..(first + block).min(all))
     }
 
@@ -118,7 +118,7 @@ impl Unit<'_> {
     /// Channels that are transformed at a time: whole blocks of the packed kernel, about the same number each time. The
     /// number of pictures has no say, as sums are kept from block to block.
     fn block_channels(&self) -> usize {
-        let (all, packed) = (self.call.packed.channel_steps, self.call.packed.block_steps);
+        let (all, packed) = (self.call.packed.in_channels, self.call.packed.block_channels());
         let units = picture_tiles(self.form, &self.call.geometry).div_ceil(UNIT_TILES);
         let most = (all * units / PARTS).clamp(LEAST_BLOCK_CHANNELS, BLOCK_CHANNELS).next_multiple_of(packed);
         let blocks = all.div_ceil(packed);
@@ -167,11 +167,11 @@ impl Unit<'_> {
     ) {
         let packed = self.call.packed;
         let Some(set) = packed.sets.first() else { return };
-        for first in channels.clone().step_by(packed.block_steps) {
-            let count = packed.block_steps.min(channels.end - first);
-            let words = packed.panel(set, first, column, width, room);
-            let place = first - channels.start;
-            let (values, lanes) = (as_values(&words[..count * 9 * width * LANES]), width * LANES);
+        for first in channels.clone().step_by(packed.block_channels()) {
+            let count = packed.block_channels().min(channels.end - first);
+            let values = packed.kernel(set, first / packed.arithmetic.per_step(), column, width, room);
+            let (place, lanes) = (first - channels.start, width * LANES);
+            let values = &values[..count * 9 * lanes];
             let kernel = KernelPlace { lanes, point_step: factor_step(channels.len(), lanes), place };
             transforms::transform_kernel(self.form, values, &kernel, factors);
         }
@@ -183,8 +183,9 @@ impl Unit<'_> {
         let (Some(panel), Some(set), true) = (next, packed.sets.first(), packed.is_streamed()) else {
             return Vec::new();
         };
-        let blocks = channels.clone().step_by(packed.block_steps);
-        blocks.map(|first| packed.stored(set, first, panel.column, panel.width)).collect()
+        let blocks = channels.clone().step_by(packed.block_channels());
+        let step = packed.arithmetic.per_step();
+        blocks.map(|first| packed.stored(set, first / step, panel.column, panel.width)).collect()
     }
 
     /// The products of each point, `[point][tile][column]`, added to the sums of the blocks before.
@@ -203,7 +204,7 @@ impl Unit<'_> {
                     Right { words: as_words(words), width, columns: lanes, ahead: ahead.next().unwrap_or_default() };
                 let values = &mut sums[point * self.sums_step(lanes) + chunk * CHUNK * lanes..];
                 let mut sums = Sums { values, row_step: lanes, accumulate: channels.start > 0 };
-                multiply(self.call.packed.arithmetic, left, &steps, right, &mut sums);
+                multiply(self.call.packed.arithmetic.in_f32(), left, &steps, right, &mut sums);
             }
         }
     }
