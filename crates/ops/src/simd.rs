@@ -37,7 +37,7 @@ pub(crate) fn level() -> Level {
     }
 }
 
-/// Lets a test run the code of a narrower machine.
+/// Lets a test run the code of a narrower machine. It holds for the whole process: nextest gives each test its own.
 #[cfg(test)]
 pub(crate) fn pretend(level: Level) {
     LEVEL.store(level.min(detect()) as u8, Ordering::Relaxed);

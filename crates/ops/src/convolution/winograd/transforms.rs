@@ -51,19 +51,19 @@ pub(super) struct Plane<'a> {
 }
 
 impl Plane<'_> {
-    /// A row of the padded plane from the segment's left end on.
+    /// A row from the segment's upper end on, if it is no padding.
     #[inline(always)]
-    fn line(&self, row: usize, line: &mut [f32]) {
-        let y = self.top + row as isize;
-        if y < 0 || y as usize >= self.height {
-            return line.fill(0.0);
-        }
-        let start = (-self.left).clamp(0, line.len() as isize) as usize;
-        let end = (self.width as isize - self.left).clamp(start as isize, line.len() as isize) as usize;
-        let from = y as usize * self.width + (self.left + start as isize).max(0) as usize;
-        line[..start].fill(0.0);
-        line[start..end].copy_from_slice(&self.values[from..from + end - start]);
-        line[end..].fill(0.0);
+    fn row(&self, row: usize) -> Option<&[f32]> {
+        let y = usize::try_from(self.top + row as isize).ok().filter(|y| *y < self.height)?;
+        Some(&self.values[y * self.width..(y + 1) * self.width])
+    }
+
+    /// Which of `length` columns from the segment's left end on are no padding, and the first of them in a row.
+    #[inline(always)]
+    fn columns(&self, length: usize) -> (Range<usize>, usize) {
+        let start = (-self.left).clamp(0, length as isize) as usize;
+        let end = (self.width as isize - self.left).clamp(start as isize, length as isize) as usize;
+        (start..end, (self.left + start as isize).max(0) as usize)
     }
 }
 
@@ -95,10 +95,18 @@ impl Points {
         F: Matrices<POINTS, PIXELS, STEP>,
     {
         let length = across + (POINTS - 1) / STEP;
+        let line = &mut self.line[..STEP * length];
+        let (inside, from) = source.columns(line.len());
+        line.fill(0.0);
         for (row, place) in places.step_by(across).enumerate() {
             for (index, seen) in self.seen.iter_mut().enumerate().take(POINTS) {
-                let line = &mut self.line[..STEP * length];
-                source.line(STEP * row + index, line);
+                let Some(values) = source.row(STEP * row + index) else {
+                    for seen in &mut seen[..STEP] {
+                        seen[..length].fill(0.0);
+                    }
+                    continue;
+                };
+                line[inside.clone()].copy_from_slice(&values[from..from + inside.len()]);
                 let chunks = line.as_chunks::<STEP>().0;
                 for (column, seen) in seen.iter_mut().enumerate().take(STEP) {
                     for (value, chunk) in seen.iter_mut().zip(chunks) {
