@@ -62,16 +62,17 @@ def torch_products(rows, inputs, outputs, dtype):
     return ways
 
 
-def compare(refrain, onednn, layer, dtype, rounds):
-    """Seconds of refrain, of PyTorch's fastest way and of oneDNN (`None` where it cannot), round by round in turn."""
+def compare(refrain, onednn, layer, dtype, rounds, peer=True):
+    """Seconds of refrain, of PyTorch's fastest way (`None` if not wanted) and of oneDNN (`None` where it cannot), round by
+    round in turn."""
     _, rows, inputs, outputs = layer
     repetitions = max(2, min(100, int(1e10 / flops(layer))))
     command = f"layer {rows} {inputs} {outputs} {'bf16' if dtype == torch.bfloat16 else 'f32'}"
     refrain.ask(command)
     alone = onednn is not None and onednn.ask(command) == "ready"
-    ways = [functools.partial(timed, way) for way in torch_products(rows, inputs, outputs, dtype)]
+    ways = [functools.partial(timed, way) for way in torch_products(rows, inputs, outputs, dtype)] if peer else []
     ours, *others = in_turn([refrain.run, *ways, *([onednn.run] if alone else [])], repetitions, rounds)
-    return ours, fastest(others[:len(ways)]), others[-1] if alone else None
+    return ours, fastest(others[:len(ways)]) if peer else None, others[-1] if alone else None
 
 
 def flops(layer):
@@ -96,6 +97,7 @@ def main():
     parser.add_argument("program", help="the example `products`, built in release mode")
     parser.add_argument("--onednn", help="the program made of onednn.c")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--no-peer-bf16", action="store_true", help="leave PyTorch's bf16 out: it is slow without bf16 units")
     parser.add_argument("--machine", default="", help="words for the table's head, such as `2-core AMD Zen 4, AVX512-BF16`")
     parser.add_argument("--output", help="file for the table; standard output if not given")
     arguments = parser.parse_args()
@@ -118,9 +120,10 @@ def main():
     for layer in LAYERS:
         cells = []
         for dtype in (torch.bfloat16, torch.float32):
-            ours, theirs, alone = compare(refrain, onednn, layer, dtype, arguments.rounds)
+            peer = dtype == torch.float32 or not arguments.no_peer_bf16
+            ours, theirs, alone = compare(refrain, onednn, layer, dtype, arguments.rounds, peer)
             rates = [f"{rate(layer, seconds):.0f}" if seconds else "–" for seconds in (ours, theirs, alone)]
-            cells += [rates[0], rates[1], ratio(ours, theirs), rates[2]]
+            cells += [rates[0], rates[1], ratio(ours, theirs) if theirs else "–", rates[2]]
         cells.append(f"{int8(refrain, layer, arguments.rounds):.0f}")
         name, rows, inputs, outputs = layer
         lines.append(f"| {name} | {rows}x{inputs}x{outputs} | " + " | ".join(cells) + " |")

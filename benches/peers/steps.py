@@ -12,6 +12,7 @@ weights (3 GB) are made in --scratch if they are not there.
 
 import argparse
 import datetime
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -42,10 +43,25 @@ def peer(kind, folder, dtype):
     return lambda: model(latents, 500, encoder_hidden_states=states)
 
 
+def finishes(arguments, kind, folder, word):
+    """Whether PyTorch's evaluation ends within the limit: without units for a type it may take hours."""
+    if not arguments.limit:
+        return True
+    process = multiprocessing.Process(target=lambda: peer(kind, folder, TYPES[word])())
+    process.start()
+    process.join(arguments.limit)
+    done = not process.is_alive()
+    process.kill()
+    process.join()
+    return done
+
+
 def compare(arguments, kind, folder, word):
-    """Medians of refrain's and PyTorch's turns, page faults and peak memory of a step of refrain."""
-    way = peer(kind, folder, TYPES[word])
-    timed(way, 1)
+    """Medians of refrain's and PyTorch's turns (`None` beyond the limit), page faults and peak memory of a step of refrain."""
+    way = None
+    if finishes(arguments, kind, folder, word):
+        way = peer(kind, folder, TYPES[word])
+        timed(way, 1)
     process = subprocess.Popen([arguments.step, folder, word], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(command):
@@ -58,12 +74,12 @@ def compare(arguments, kind, folder, word):
     ours, theirs = [], []
     for _ in range(arguments.rounds):
         ours += [float(seconds) for seconds in ask("run 2")]
-        theirs += timed(way, 2)
+        theirs += timed(way, 2) if way else []
         time.sleep(0.05)
     faults, memory = int(ask("faults")[0]), int(ask("peak")[0])
     process.stdin.close()
     process.wait()
-    return statistics.median(ours), statistics.median(theirs), faults, memory
+    return statistics.median(ours), statistics.median(theirs) if theirs else None, faults, memory
 
 
 def builtin(arguments, word):
@@ -94,6 +110,7 @@ def main():
     parser.add_argument("--only", choices=["dit", "sd", "builtin"], action="append", help="some of the models")
     parser.add_argument("--types", default="bf16,f32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=int, help="seconds after which PyTorch's first evaluation is given up, with its loading")
     parser.add_argument("--machine", default="machine not named", help="words for the table's head")
     parser.add_argument("--output", help="file for the table, which is appended to; standard output alone if not given")
     arguments = parser.parse_args()
@@ -114,7 +131,11 @@ def main():
                 name, build = models[kind]
                 folder = pipelines.write(f"{arguments.scratch}/{kind}", build)
                 ours, theirs, faults, memory = compare(arguments, kind, folder, word)
-                lines.append(f"| {name} | {word} | {ours:.3f} | {theirs:.3f} | {ours / theirs:.2f} | {faults} | {memory / 1e6:.0f} |")
+                if theirs is None:
+                    times = f"{ours:.3f} | over {arguments.limit} | below {ours / arguments.limit:.3f}"
+                else:
+                    times = f"{ours:.3f} | {theirs:.3f} | {ours / theirs:.2f}"
+                lines.append(f"| {name} | {word} | {times} | {faults} | {memory / 1e6:.0f} |")
             print(lines[-1], flush=True)
     if arguments.output:
         with open(arguments.output, "a", encoding="utf-8") as file:
