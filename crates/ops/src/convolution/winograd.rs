@@ -8,9 +8,9 @@
 //! Convolutions with stride 2 and behind an enlargement have forms of their own (module `forms`).
 //!
 //! In f32 results are as close as the plain way's or nearly (the sums of a point are shorter). With factors rounded to bf16
-//! behind the transforms they would not be: where products of bf16 pairs exist (AVX512-BF16), tiles of 4×4 pixels take a
-//! kernel kept in bf16 and compute in f32, half as many products at a time but a quarter of them; matrix tiles are too fast
-//! for that.
+//! behind the transforms they would not be: where products of bf16 pairs exist (AVX512-BF16), tiles of 4×4 pixels with many
+//! channels take a kernel kept in bf16 and compute in f32, half as many products at a time but a quarter of them; matrix tiles
+//! are too fast for that.
 
 mod forms;
 mod transforms;
@@ -36,6 +36,8 @@ const SHARED_VALUES: usize = 9 << 19;
 const UNITS: usize = 8;
 /// Fewest channels, in and out, for which the transforms pay.
 const LEAST_CHANNELS: usize = 16;
+/// The same where products of pairs are twice as many at a time: with fewer channels the transforms take longer than they spare.
+const LEAST_PAIR_CHANNELS: usize = 128;
 /// Fewest tiles of a picture for which it pays to transform the kernel.
 const LEAST_TILES: usize = 16;
 /// Fewest tiles of a picture times output channels: below, a call has too few units to share out.
@@ -44,8 +46,9 @@ const LEAST_RESULTS: usize = 1 << 10;
 /// The form that a call takes, if it gains by one. The number of pictures has no say, as it must change no bit.
 pub(super) fn form(packed: &Packed, geometry: &Geometry) -> Option<Form> {
     let kernel = packed.sets.len() == 1 && packed.sets.iter().all(|set| set.taps.len() == 9 && set.tiled.is_none());
-    let wide = packed.in_channels.min(packed.out_channels) >= LEAST_CHANNELS;
-    if !kernel || !wide {
+    let pairs = packed.arithmetic.per_step() > 1;
+    let least = if pairs { LEAST_PAIR_CHANNELS } else { LEAST_CHANNELS };
+    if !kernel || packed.in_channels.min(packed.out_channels) < least {
         return None;
     }
     let pays = |form: &Form| {
@@ -54,9 +57,9 @@ pub(super) fn form(packed: &Packed, geometry: &Geometry) -> Option<Form> {
     };
     let products = |form: &Form| picture_tiles(*form, geometry) * form.side().pow(2);
     let forms: &[Form] = match (geometry.factor, geometry.stride) {
-        // Products of pairs are twice as many at a time: no other form has so few.
-        (1, 1) if packed.arithmetic.per_step() > 1 => &[Form::FourByFour],
-        _ if packed.arithmetic.per_step() > 1 => &[],
+        // No other form has less than half of the products that pairs would take.
+        (1, 1) if pairs => &[Form::FourByFour],
+        _ if pairs => &[],
         (1, 1) => &[Form::FourByFour, Form::TwoByTwo],
         (1, 2) => &[Form::EveryOther],
         (2, 1) => &[Form::Enlarged],
