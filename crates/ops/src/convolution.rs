@@ -1,8 +1,9 @@
 //! Two-dimensional convolution with weights packed once.
 //!
 //! Products run over a padded copy of a few rows at a time, made block by block of channels in the thread's own working
-//! memory: no im2col is ever written out. In f32, 3×3 kernels go by Winograd's filtering (module `winograd`). What
-//! follows the sum (bias, time embedding, activation, shortcut) is done on the way to the result.
+//! memory: no im2col is ever written out. In f32, 3×3 kernels go by Winograd's filtering, and so do large ones in bf16 where
+//! products of pairs exist but no matrix tiles (module `winograd`). What follows the sum (bias, time embedding, activation,
+//! shortcut) is done on the way to the result.
 
 mod engine;
 mod input;

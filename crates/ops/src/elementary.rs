@@ -10,13 +10,13 @@ pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// 2^f on [-1/2, 1/2].
 #[inline(always)]
 fn power_of_fraction<const FUSED: bool>(fraction: f32) -> f32 {
-    // Minimax polynomial with the constant term held at 1.
-    let mut power = 1.540_353e-4;
-    power = multiply_add::<FUSED>(power, fraction, 1.333_356e-3);
-    power = multiply_add::<FUSED>(power, fraction, 9.618_129e-3);
-    power = multiply_add::<FUSED>(power, fraction, 5.550_411e-2);
-    power = multiply_add::<FUSED>(power, fraction, 2.402_265e-1);
-    power = multiply_add::<FUSED>(power, fraction, 6.931_472e-1);
+    // Minimax polynomial with the first two terms held, its own error 1e-7: a degree more would gain nothing behind the
+    // rounding.
+    let mut power = 1.330_060_5e-3;
+    power = multiply_add::<FUSED>(power, fraction, 9.669_691e-3);
+    power = multiply_add::<FUSED>(power, fraction, 5.550_558_5e-2);
+    power = multiply_add::<FUSED>(power, fraction, 2.402_228_3e-1);
+    power = multiply_add::<FUSED>(power, fraction, std::f32::consts::LN_2);
     multiply_add::<FUSED>(power, fraction, 1.0)
 }
 
@@ -55,15 +55,7 @@ pub(crate) fn exp2_not_positive<const FUSED: bool>(exponent: f32) -> f32 {
     const ROUND_BIASED: f32 = ROUND + 127.0;
     let bounded = if exponent < -127.0 { -127.0 } else { exponent };
     let shifted = bounded + ROUND_BIASED;
-    let fraction = bounded - (shifted - ROUND_BIASED);
-    // Minimax polynomial with the first two terms held, its own error 1e-7: a degree more would gain nothing behind the
-    // rounding.
-    let mut power = 1.330_060_5e-3;
-    power = multiply_add::<FUSED>(power, fraction, 9.669_691e-3);
-    power = multiply_add::<FUSED>(power, fraction, 5.550_558_5e-2);
-    power = multiply_add::<FUSED>(power, fraction, 2.402_228_3e-1);
-    power = multiply_add::<FUSED>(power, fraction, std::f32::consts::LN_2);
-    power = multiply_add::<FUSED>(power, fraction, 1.0);
+    let power = power_of_fraction::<FUSED>(bounded - (shifted - ROUND_BIASED));
     power * f32::from_bits(shifted.to_bits() << 23)
 }
 

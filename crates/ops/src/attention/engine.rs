@@ -19,8 +19,6 @@ use crate::types::as_words;
 const QUERIES: usize = 16;
 /// The same for AVX2, at most: whole tiles of 6 rows.
 const NARROW_QUERIES: usize = 48;
-/// Rows of such a tile.
-const NARROW_ROWS: usize = 6;
 /// The same for matrix tiles: two tiles of rows.
 const TILED_QUERIES: usize = 32;
 /// Queries that walk together at most.
@@ -132,7 +130,7 @@ impl Attention<'_> {
             true => TILED_QUERIES,
             false if arithmetic.key_vectors() == 1 => {
                 let blocks = self.query_count.div_ceil(NARROW_QUERIES).max(1);
-                self.query_count.div_ceil(blocks).next_multiple_of(NARROW_ROWS).max(NARROW_ROWS)
+                self.query_count.div_ceil(blocks).max(1).next_multiple_of(arithmetic.tile_rows())
             }
             false => QUERIES,
         };

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::packing::Packed;
+use super::packing::{Packed, PanelBlock};
 #[cfg(target_arch = "x86_64")]
 use super::tiled;
 use super::winograd;
@@ -179,12 +179,15 @@ impl Call<'_> {
                 let steps: Vec<Steps> = parts.iter().map(|part| packed.steps(set, channels, part.width)).collect();
                 let mut column = 0;
                 for (place, &vectors) in widths.iter().enumerate() {
+                    let block = PanelBlock { first, column: first_column + column, width: vectors };
                     let ahead = match widths.get(place + 1) {
                         _ if !packed.is_streamed() => &[],
-                        Some(&next) => packed.stored(set, first, first_column + column + vectors * LANES, next),
+                        Some(&width) => {
+                            packed.stored(set, PanelBlock { column: block.column + vectors * LANES, width, ..block })
+                        }
                         None => self.next_panel(number, first, (first_column, widths[0])),
                     };
-                    let right = packed.panel(set, first, first_column + column, vectors, panel);
+                    let right = packed.panel(set, block, panel);
                     let present = (vectors * LANES).min(packed.out_channels - first_column - column);
                     let right = Right { words: right, width: vectors, columns: present, ahead };
                     for ((segment, part), steps) in segments.iter().zip(&parts).zip(&steps) {
@@ -221,7 +224,7 @@ impl Call<'_> {
             false => (0, first + packed.block_steps),
         };
         let first = if first < packed.channel_steps { first } else { 0 };
-        packed.sets.get(set).map_or(&[], |set| packed.stored(set, first, column, width))
+        packed.sets.get(set).map_or(&[], |set| packed.stored(set, PanelBlock { first, column, width }))
     }
 
     /// One panel for all rows of a segment.

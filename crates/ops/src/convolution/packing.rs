@@ -44,6 +44,17 @@ pub(crate) struct Packed {
     pub(crate) block_steps: usize,
 }
 
+/// The words of one block of channels for one panel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PanelBlock {
+    /// Channel step that the block starts at.
+    pub(crate) first: usize,
+    /// Column that the panel starts at.
+    pub(crate) column: usize,
+    /// Vectors of the panel.
+    pub(crate) width: usize,
+}
+
 /// A weight `[out, in, kernel, kernel]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Weight<'a> {
@@ -204,7 +215,7 @@ impl Packed {
         for first in (0..self.channel_steps).step_by(self.block_steps) {
             let mut before = 0;
             for &width in &self.panels {
-                let panel = self.panel(set, first, before, width, &mut room);
+                let panel = self.panel(set, PanelBlock { first, column: before, width }, &mut room);
                 let steps = self.block_steps.min(self.channel_steps - first) * taps;
                 for (row, words) in panel.chunks_exact(width * LANES).enumerate().take(steps) {
                     let (step, tap) = (first + row / taps, row % taps);
@@ -235,9 +246,9 @@ impl Packed {
         self.sets.iter().map(|set| set.words.len() * 4 + set.tiled.as_ref().map_or(0, matmul::Packed::bytes)).sum()
     }
 
-    /// The part of a set's words for the block that starts at channel step `first` and the panel that starts at column
-    /// `column`, as it is stored.
-    pub(super) fn stored<'a>(&self, set: &'a TapSet, first: usize, column: usize, width: usize) -> &'a [u32] {
+    /// A block of a panel as it is stored.
+    pub(super) fn stored<'a>(&self, set: &'a TapSet, block: PanelBlock) -> &'a [u32] {
+        let PanelBlock { first, column, width } = block;
         let taps = set.taps.len();
         let steps = self.stored_steps(self.block_steps.min(self.channel_steps - first) * taps);
         // Blocks before this one are whole.
@@ -247,39 +258,25 @@ impl Packed {
     }
 
     /// The same, widened into `room` if it is narrow.
-    pub(crate) fn panel<'a>(
-        &self,
-        set: &'a TapSet,
-        first: usize,
-        column: usize,
-        width: usize,
-        room: &'a mut Vec<u32>,
-    ) -> &'a [u32] {
-        let words = self.stored(set, first, column, width);
+    pub(crate) fn panel<'a>(&self, set: &'a TapSet, block: PanelBlock, room: &'a mut Vec<u32>) -> &'a [u32] {
+        let words = self.stored(set, block);
         if !self.arithmetic.is_narrow() {
             return words;
         }
         let room = aligned(room, 2 * words.len());
-        widen(words, width * LANES, room);
+        widen(words, block.width * LANES, room);
         room
     }
 
     /// The same as values of the kernel, `[channel][tap][column]`, whatever the products are made of.
-    pub(crate) fn kernel<'a>(
-        &self,
-        set: &'a TapSet,
-        first: usize,
-        column: usize,
-        width: usize,
-        room: &'a mut Vec<u32>,
-    ) -> &'a [f32] {
+    pub(crate) fn kernel<'a>(&self, set: &'a TapSet, block: PanelBlock, room: &'a mut Vec<u32>) -> &'a [f32] {
         if self.arithmetic.per_step() == 1 {
-            return as_values(self.panel(set, first, column, width, room));
+            return as_values(self.panel(set, block, room));
         }
         // Both channels of a pair lie in one word for each tap.
-        let words = self.stored(set, first, column, width);
+        let words = self.stored(set, block);
         let room = aligned(room, 2 * words.len());
-        widen(words, set.taps.len() * width * LANES, room);
+        widen(words, set.taps.len() * block.width * LANES, room);
         as_values(room)
     }
 

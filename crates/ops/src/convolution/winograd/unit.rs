@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::super::engine::{Call, RUN, Segment};
+use super::super::packing::PanelBlock;
 use super::forms::Form;
 use super::transforms::{self, KernelPlace, PanelSums, Plane, Points};
 use super::{UNIT_TILES, picture_tiles, tile_size, tiles};
@@ -75,23 +76,32 @@ impl Unit<'_> {
 
     /// Transforms the input of all channels, block by block.
     fn transform_all<'a>(&self, transformed: &'a mut [f32]) -> &'a [f32] {
-        let mut rest = &mut *transformed;
-        for channels in self.blocks() {
-            let (block, behind) = rest.split_at_mut(self.block_size(&channels));
-            self.transform_input(&channels, block);
-            rest = behind;
+        for (channels, part) in self.parts(transformed) {
+            self.transform_input(&channels, part);
         }
         transformed
     }
 
+    /// The blocks of channels, each with the part of `transformed` that its input goes to.
+    pub(super) fn parts<'a>(&self, transformed: &'a mut [f32]) -> Vec<(Range<usize>, &'a mut [f32])> {
+        let mut rest = transformed;
+        let mut parts = Vec::new();
+        for channels in self.blocks() {
+            let (part, behind) = rest.split_at_mut(self.block_size(&channels));
+            parts.push((channels, part));
+            rest = behind;
+        }
+        parts
+    }
+
     /// The blocks of channels that are transformed at a time.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (all, block) = (self.call.packed.in_channels, self.block_channels());
         (0..all).step_by(block).map(move |first| first..(first + block).min(all))
     }
 
     /// Values of a block's transformed input.
-    pub(super) fn block_size(&self, channels: &Range<usize>) -> usize {
+    fn block_size(&self, channels: &Range<usize>) -> usize {
         self.points() * self.chunks() * chunk_step(channels.len())
     }
 
@@ -169,7 +179,8 @@ impl Unit<'_> {
         let Some(set) = packed.sets.first() else { return };
         for first in channels.clone().step_by(packed.block_channels()) {
             let count = packed.block_channels().min(channels.end - first);
-            let values = packed.kernel(set, first / packed.arithmetic.per_step(), column, width, room);
+            let block = PanelBlock { first: first / packed.arithmetic.per_step(), column, width };
+            let values = packed.kernel(set, block, room);
             let (place, lanes) = (first - channels.start, width * LANES);
             let values = &values[..count * 9 * lanes];
             let kernel = KernelPlace { lanes, point_step: factor_step(channels.len(), lanes), place };
@@ -184,8 +195,8 @@ impl Unit<'_> {
             return Vec::new();
         };
         let blocks = channels.clone().step_by(packed.block_channels());
-        let step = packed.arithmetic.per_step();
-        blocks.map(|first| packed.stored(set, first / step, panel.column, panel.width)).collect()
+        let (step, &Panel { column, width }) = (packed.arithmetic.per_step(), panel);
+        blocks.map(|first| packed.stored(set, PanelBlock { first: first / step, column, width })).collect()
     }
 
     /// The products of each point, `[point][tile][column]`, added to the sums of the blocks before.
